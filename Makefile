@@ -1,0 +1,47 @@
+# Two commands are all a new user needs: `make demo` and `make test`. Both build .venv first.
+PYTHON ?= python3
+CORES  ?= 2
+STUDY  ?= quickstart
+BIN    := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MPLBACKEND := agg
+
+.PHONY: help install demo study test lab export readme notebooks clean
+
+help:            ## list the targets
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+install: .venv/installed  ## create .venv and install simseg with everything it needs
+
+.venv/installed: settings.ini setup.py
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "simseg needs Python 3.11 or newer; name one with PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: STUDY = quickstart
+demo: study      ## run the quickstart study on synthetic images, print its table
+
+study: install   ## run a study: make study STUDY=pets-small DATA_ROOT=/path/to/data
+	snakemake --cores $(CORES) --configfile params/$(STUDY).yaml $(if $(DATA_ROOT),--config data_root=$(DATA_ROOT))
+	@python -m simseg.study outputs/$(STUDY)
+
+test: install    ## execute every notebook and run the tests
+	nbdev_test --n_workers 2 --do_print
+	pytest tests
+
+lab: install     ## open JupyterLab on the notebooks
+	jupyter lab nbs
+
+export: install  ## write simseg/*.py from the notebooks
+	nbdev_export
+
+readme: install  ## write README.md from nbs/index.ipynb
+	jupyter nbconvert --to markdown --output-dir . --output README nbs/index.ipynb
+
+notebooks: install  ## execute every notebook in place, so that its saved outputs are real, then clean and export
+	for nb in nbs/*.ipynb; do jupyter nbconvert --to notebook --inplace --execute $$nb || exit 1; done
+	nbdev_clean && nbdev_export
+
+clean:           ## remove the environment; outputs/ and the image cache stay
+	rm -rf .venv simseg.egg-info
