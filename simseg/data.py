@@ -337,7 +337,7 @@ def _folder(folder: Path) -> Source:
 
 # %% ../nbs/00_data.ipynb #8a538306
 DATASETS = ["synthetic", "synthetic_objects", "pets", "cifar10", "cats_vs_dogs"]
-SYNTHETIC_IMAGES = 2000  # how many are drawn where max_images is 0
+SYNTHETIC_IMAGES = 512  # how many are drawn where max_images is 0
 
 
 def load_data(
