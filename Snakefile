@@ -6,7 +6,7 @@
 #     … --config data_root=../shared/data                                change a key of the study file
 #
 # Executed notebooks are declared as logs, which Snakemake keeps when a run fails: the traceback is in them.
-import json
+import yaml
 
 from simseg import study as st
 from simseg.core import write_yaml
@@ -19,8 +19,8 @@ papermill = "papermill --kernel python3 --log-output --no-progress-bar"
 wildcard_constraints:
     encoder="[A-Za-z0-9_]+", ratio=r"[0-9.]+", seed="[0-9]+"
 
-def yaml_of(params):  # JSON is YAML, on one line
-    return json.dumps(params, sort_keys=True)
+def yaml_of(params):
+    return yaml.safe_dump(params, default_flow_style=True, width=float("inf")).strip()
 
 def pretrained(wildcards):
     if wildcards.encoder in st.UNTRAINED: return []

@@ -117,8 +117,8 @@ def check_types(
     for name, value in values.items():
         wanted = type(defaults[name])
         if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise ValueError(f"{name}={value!r} is a {type(value).__name__}; `{name}` takes a {wanted.__name__}, "
-                             f"such as {defaults[name]!r}.")
+            hint = "; YAML reads 1e-6 as text, so write 1.0e-6" if wanted is float and type(value) is str else ""
+            raise ValueError(f"{name}={value!r} is of type {type(value).__name__}, but `{name}` is of type {wanted.__name__}, such as {defaults[name]!r}{hint}.")
 
 
 def read_parameters(
