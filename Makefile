@@ -37,7 +37,7 @@ export: install  ## write simseg/*.py from the notebooks
 	nbdev_export
 
 readme: install  ## write README.md from nbs/index.ipynb
-	jupyter nbconvert --to markdown --output-dir . --output README nbs/index.ipynb
+	jupyter nbconvert --to markdown --output-dir . --output README --NbConvertApp.output_files_dir=nbs/readme nbs/index.ipynb
 
 notebooks: install  ## execute every notebook in place, so that its saved outputs are real, then clean and export
 	for nb in nbs/*.ipynb; do jupyter nbconvert --to notebook --inplace --execute $$nb || exit 1; done

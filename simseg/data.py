@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FOREGROUND', 'BACKGROUND', 'BORDER', 'HUB', 'PETS_FOLDER', 'ENDINGS', 'DATASETS', 'SYNTHETIC_IMAGES', 'ImageData',
            'show_images', 'draw_synthetic', 'cache_dir', 'fingerprint', 'Source', 'cached', 'load_data', 'load_pairs',
-           'stratified_order', 'Split', 'split_data', 'split_unlabelled', 'to_device', 'take']
+           'load_unlabelled', 'stratified_order', 'Split', 'split_data', 'split_unlabelled', 'to_device', 'take']
 
 # %% ../nbs/00_data.ipynb #1eb6948e
 import hashlib
@@ -368,6 +368,13 @@ def load_pairs(dataset: str, image_size: int, data_root: str = "", max_images: i
     "A data set with masks: as `load_data`, or `ValueError` where it has none."
     data = load_data(dataset, image_size, data_root, max_images)
     if data.masks is None: raise ValueError(f"dataset={dataset!r} has no masks; fine-tuning takes synthetic, pets, or a folder with images/ and masks/.")
+    return data
+
+# %% ../nbs/00_data.ipynb #880a3940
+def load_unlabelled(dataset: str, image_size: int, data_root: str = "", max_images: int = 0) -> ImageData:
+    "A data set to pretrain on, as `load_data`. Synthetic animals are another series than `load_pairs` gives, so that none is a test image."
+    data = load_data(dataset, image_size, data_root, max_images, seed=1)
+    if dataset == "synthetic": data.masks = None
     return data
 
 # %% ../nbs/00_data.ipynb #e3bfc4ab

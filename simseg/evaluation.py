@@ -102,7 +102,7 @@ def show_overlays(
     "A figure with each image above its overlay."
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, len(indices), figsize=(1.4 * len(indices), 3.2), squeeze=False)
+    figure, axes = plt.subplots(2, len(indices), figsize=(1.4 * len(indices), 3.6), squeeze=False)
     logits = torch.cat([x for _, x in predict_batches(model, torch.from_numpy(data.images), torch.as_tensor(indices), accelerator)]).cpu()
     truth = make_targets(torch.from_numpy(data.masks[indices]), border)[:, 0].numpy()
     for column, (i, found) in enumerate(zip(indices, (logits.sigmoid() >= threshold)[:, 0].numpy())):
@@ -113,7 +113,7 @@ def show_overlays(
     for axis in axes.flat: axis.axis("off")
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in OVERLAY_COLOURS.values()]
     figure.legend(handles, OVERLAY_COLOURS, loc="lower center", ncols=3, fontsize=7, frameon=False)
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.tight_layout(rect=(0, 0.06, 1, 1), h_pad=0.6)
     return figure
 
 # %% ../nbs/04_evaluation.ipynb #ba7ae950

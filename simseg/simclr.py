@@ -21,7 +21,7 @@ from torch import nn
 from .augmentations import normalise, two_views
 from .core import (check_choice, check_range, epoch_line, generator_for, make_accelerator, progress, provenance,
                          resolve_path, seed_for, write_atomic, write_csv, write_json, write_yaml)
-from .data import load_data, split_unlabelled, take, to_device
+from .data import load_unlabelled, split_unlabelled, take, to_device
 
 # %% ../nbs/02_simclr.ipynb #13a960ab
 ENCODERS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
@@ -233,7 +233,7 @@ def run_simclr(
     check_range("temperature", params["temperature"], 0, open_low=True)
     check_range("batch_size", params["batch_size"], 2)
     accelerator, out = make_accelerator(params["device"], params["precision"]), resolve_path(params["out_dir"])
-    data = load_data(params["dataset"], params["image_size"], params["data_root"], params["max_images"], seed=1)  # not the synthetic pairs' seed 0
+    data = load_unlabelled(params["dataset"], params["image_size"], params["data_root"], params["max_images"])
     part = split_unlabelled(data, params["max_images"], params["val_fraction"], params["split"], params["split_seed"])
     # shuffled once, since the first few thousand serve as k-NN's bank and the file may be sorted by class
     train, held_out = (torch.from_numpy(np.random.default_rng(0).permutation(indices)) for indices in (part.train, part.val))

@@ -1,0 +1,94 @@
+"Runs as users start them, and what bad input is answered with."
+import json
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from simseg.core import parameter_defaults
+from simseg.data import load_data, load_pairs
+from simseg.evaluation import run_evaluation
+from simseg.simclr import run_simclr
+from simseg.unet import run_unet
+
+
+def test_transfer_is_checkable_from_outside(papermill, tmp_path):
+    "SimCLR, then a U-Net with epochs=0: the encoder's tensors are in model/ bit for bit; with scratch none is."
+    shared = {"max_images": 64, "image_size": 32}
+    run = papermill("02_simclr", epochs=1, batch_size=16, out_dir=tmp_path / "simclr", **shared)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert {"encoder.safetensors", "history.csv", "params.yaml", "metrics.json"} <= {p.name for p in (tmp_path / "simclr").iterdir()}
+    for source in (tmp_path / "simclr", "scratch"):
+        run = papermill("03_unet", encoder=source, epochs=0, out_dir=tmp_path / f"unet_{source == 'scratch'}", **shared)
+        assert run.returncode == 0, run.stderr[-2000:]
+    encoder = load_file(tmp_path / "simclr" / "encoder.safetensors")
+    transferred, scratch = (smp.from_pretrained(tmp_path / f"unet_{s}" / "model").encoder.state_dict() for s in (False, True))
+    assert encoder.keys() == transferred.keys()
+    assert all(torch.equal(encoder[key], transferred[key]) for key in encoder)
+    assert not any(torch.equal(encoder[key], scratch[key]) for key in encoder)
+
+
+def test_a_mistyped_parameter_stops_the_notebook(papermill, tmp_path):
+    "Papermill alone would run on with the default, and only warn."
+    run = papermill("03_unet", epoch=3, out_dir=tmp_path / "out")
+    assert run.returncode != 0 and not (tmp_path / "out").exists()
+    assert "`epoch` is no parameter of 03_unet; did you mean `epochs`?" in run.stderr
+
+
+STAGES = {"02_simclr": run_simclr, "03_unet": run_unet, "04_evaluation": run_evaluation}
+
+
+@pytest.mark.parametrize("notebook, bad, message", [
+    ("02_simclr", {"dataset": "catsvsdogs"}, "neither a folder .* nor one of synthetic"),
+    ("02_simclr", {"dataset": "cifar10", "data_root": "/nowhere"}, "has no folder cifar10"),
+    ("02_simclr", {"encoder_name": "resnet17"}, "choose one of resnet18"),
+    ("02_simclr", {"optimizer": "lasr"}, "choose one of lars, adamw"),
+    ("02_simclr", {"batch_size": 1000}, "only 461 images to train on"),
+    ("02_simclr", {"temperature": 0.0}, "temperature=0.0 is out of range"),
+    ("03_unet", {"dataset": "pets", "data_root": "/nowhere"}, "has no folder oxford-iiit-pet"),
+    ("03_unet", {"dataset": "synthetic_objects"}, "has no masks"),
+    ("03_unet", {"label_ratio": 0.9}, "label_ratio=0.9 is out of range; it must be above 0 and at most 0.8"),
+    ("03_unet", {"label_ratio": 0.0}, "label_ratio=0.0 is out of range"),
+    ("03_unet", {"encoder": "/nowhere"}, "no pretrained encoder at /nowhere"),
+    ("03_unet", {"image_size": 50}, "multiple of 32"),
+    ("03_unet", {"loss": "bec"}, "choose one of bce, dice, focal"),
+    ("03_unet", {"border": "cat"}, "choose one of pet, background, ignore"),
+    ("03_unet", {"split": "official"}, "comes without an official split"),
+    ("04_evaluation", {"model_dir": "/nowhere"}, "no model in /nowhere"),
+])
+def test_bad_values_are_named_in_one_sentence(notebook, bad, message, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        STAGES[notebook]({**parameter_defaults(notebook), "device": "cpu", "out_dir": str(out), **bad})
+    assert "\n" not in str(caught.value) and not list(out.glob("**/metrics.json"))
+
+
+def test_folders_of_ones_own(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no images"): load_data(str(tmp_path), 32)
+    for part in ("images", "masks"): (tmp_path / part).mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "images" / f"{i:02d}.jpg")
+        if i: Image.fromarray(rng.integers(0, 2, (40, 50), dtype=np.uint8) * 255).save(tmp_path / "masks" / f"{i:02d}.png")
+    with pytest.raises(FileNotFoundError, match="no mask for 00.jpg"): load_pairs(str(tmp_path), 32)
+    Image.new("L", (50, 40)).save(tmp_path / "masks" / "00.png")
+    data = load_pairs(str(tmp_path), 32)
+    assert data.images.shape == (12, 3, 32, 32) and set(np.unique(data.masks)) == {1, 2}
+    pretraining = load_data(str(tmp_path / "images"), 32)
+    assert pretraining.masks is None and len(pretraining) == 12
+
+
+def test_same_parameters_same_metrics(tmp_path):
+    params = {**parameter_defaults("03_unet"), "max_images": 64, "epochs": 1, "augment": True, "device": "cpu"}
+    for name in ("first", "second"): run_unet({**params, "out_dir": str(tmp_path / name)})
+    first, second = ((tmp_path / name / "metrics.json").read_text() for name in ("first", "second"))
+    assert first == second and json.loads(first)["n_train"] == 45
+
+
+def test_augmentations_notebook_draws_views(papermill, tmp_path):
+    run = papermill("01_augmentations", dataset="synthetic_objects", out_dir=tmp_path / "views")
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert Image.open(tmp_path / "views" / "views.png").width > 300

@@ -1,0 +1,69 @@
+"Study files, and a whole small study through Snakemake."
+import os
+import re
+import shutil
+import subprocess
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import BIN, ROOT
+
+from simseg.core import check_known, check_types, parameter_defaults
+from simseg.study import check_study, simclr_params, study_cells, unet_params
+
+
+def snakemake(*arguments):
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run([BIN / "snakemake", "--cores", "2", "--nolock", *arguments], cwd=ROOT, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "pets-small", "pets"])
+def test_study_files_are_whole(name):
+    study = check_study(yaml.safe_load((ROOT / "params" / f"{name}.yaml").read_text()))
+    assert study["name"] == name and len(study_cells(study)) >= 9
+    for encoder, ratio, seed in study_cells(study):
+        check_types(unet_params(study, encoder, ratio, seed), parameter_defaults("03_unet"))
+        if encoder != "scratch": check_types(simclr_params(study, encoder, seed), parameter_defaults("02_simclr"))
+
+
+@pytest.mark.parametrize("name, notebook", [("simclr_cifar10", "02_simclr"), ("simclr_cats_vs_dogs", "02_simclr"), ("unet_pets", "03_unet"), ("unet_pets_small", "03_unet")])
+def test_single_cell_files_fit_their_notebook(name, notebook):
+    values, defaults = yaml.safe_load((ROOT / "params" / f"{name}.yaml").read_text()), parameter_defaults(notebook)
+    check_known(f"parameter of {notebook}", values, defaults)
+    check_types(values, defaults)
+
+
+def test_a_mistyped_study_stops_before_anything_runs(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text("name: mistyped\nencoders: {scratch: }\nlabel_ratios: [0.2]\nseeds: [0]\nunet: {epoch: 3}\n")
+    run = snakemake("--configfile", file)
+    assert run.returncode != 0 and "did you mean `epochs`?" in run.stdout + run.stderr
+    assert not (ROOT / "outputs" / "mistyped").exists()
+
+
+def test_a_small_study_from_end_to_end(tmp_path):
+    "One pretrained encoder beside scratch; a table, a report that opens without a network, and nothing to do the second time."
+    name = f"test-{os.getpid()}"
+    file, out = tmp_path / "study.yaml", ROOT / "outputs" / name
+    file.write_text(f"""
+name: {name}
+image_size: 32
+encoder_name: resnet18
+label_ratios: [0.5]
+seeds: [0]
+encoders: {{scratch: , animals: {{dataset: synthetic}}}}
+simclr: {{max_images: 64, batch_size: 16, epochs: 1}}
+unet: {{dataset: synthetic, max_images: 64, epochs: 1}}
+""")
+    try:
+        run = snakemake("--configfile", file)
+        assert run.returncode == 0, (run.stdout + run.stderr)[-3000:]
+        results = pd.read_csv(out / "results.csv")
+        assert results["encoder"].tolist() == ["scratch", "animals"] and results["iou"].between(0, 1).all() and (results["n_images"] == 13).all()
+        html = (out / "report.html").read_text()
+        assert "Test IoU" in html and html.count("data:image/png") >= 4
+        assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']https?://", html)
+        again = snakemake("--configfile", file, "--dry-run")
+        assert "Nothing to be done" in again.stdout + again.stderr
+    finally: shutil.rmtree(out, ignore_errors=True)
