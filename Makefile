@@ -4,7 +4,6 @@ CORES  ?= 2
 STUDY  ?= quickstart
 BIN    := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-export MPLBACKEND := agg
 
 .PHONY: help install demo study test lab export readme notebooks clean
 
@@ -24,7 +23,7 @@ demo: study      ## run the quickstart study on synthetic images, print its tabl
 
 study: install   ## run a study: make study STUDY=pets-small DATA_ROOT=/path/to/data
 	snakemake --cores $(CORES) --configfile params/$(STUDY).yaml $(if $(DATA_ROOT),--config data_root=$(DATA_ROOT))
-	@python -m simseg.study outputs/$(STUDY)
+	@python -c 'from simseg.study import print_results; print_results("outputs/$(STUDY)")'
 
 test: install    ## execute every notebook and run the tests
 	nbdev_test --n_workers 2 --do_print
@@ -37,7 +36,7 @@ export: install  ## write simseg/*.py from the notebooks
 	nbdev_export
 
 readme: install  ## write README.md from nbs/index.ipynb
-	jupyter nbconvert --to markdown --output-dir . --output README --NbConvertApp.output_files_dir=nbs/readme nbs/index.ipynb
+	jupyter nbconvert --to markdown --no-input --output-dir . --output README --NbConvertApp.output_files_dir=nbs/readme nbs/index.ipynb
 
 notebooks: install  ## execute every notebook in place, so that its saved outputs are real, then clean and export
 	for nb in nbs/*.ipynb; do jupyter nbconvert --to notebook --inplace --execute $$nb || exit 1; done

@@ -6,6 +6,9 @@
 #     … --config data_root=../shared/data                                change a key of the study file
 #
 # Executed notebooks are declared as logs, which Snakemake keeps when a run fails: the traceback is in them.
+import shlex
+import sys
+
 import yaml
 
 from simseg import study as st
@@ -14,46 +17,49 @@ from simseg.core import write_yaml
 study = st.check_study(config)
 root = f"outputs/{study['name']}"
 cell = "{encoder}/ratio{ratio}/seed{seed}"
-papermill = "papermill --kernel python3 --log-output --no-progress-bar"
+papermill = f"{shlex.quote(sys.executable)} -m papermill --kernel python3 --log-output --no-progress-bar"
+WHERE = ["data_root", "device", "precision"]  # where a cell runs, not what it is: a change of these reruns nothing
+where = " ".join(f"-r {key} {shlex.quote(study[key])}" for key in WHERE)
 
 wildcard_constraints:
-    encoder="[A-Za-z0-9_]+", ratio=r"[0-9.]+", seed="[0-9]+"
+    encoder=r"\w+", ratio=r"[0-9.]+", seed="[0-9]+"
 
-def yaml_of(params):
-    return yaml.safe_dump(params, default_flow_style=True, width=float("inf")).strip()
+def what(params):
+    return yaml.safe_dump({key: value for key, value in params.items() if key not in WHERE}, default_flow_style=True, width=float("inf")).strip()
 
 def pretrained(wildcards):
     if wildcards.encoder in st.UNTRAINED: return []
     return f"{root}/simclr/{wildcards.encoder}/seed{wildcards.seed}/encoder.safetensors"
 
 rule report:
-    input: [f"{st.run_dir(study, 'evaluation', encoder, seed, ratio)}/metrics.json" for encoder, ratio, seed in st.study_cells(study)]
+    input:
+        "nbs/05_study.ipynb",
+        [f"{st.run_dir(study, 'evaluation', encoder, seed, ratio)}/metrics.json" for encoder, ratio, seed in st.study_cells(study)],
     output: study=f"{root}/study.yaml", results=f"{root}/results.csv", notebook=f"{root}/report.ipynb", html=f"{root}/report.html"
-    params: study=study
     run:
-        write_yaml(output.study, params.study)
-        shell(papermill + " nbs/05_study.ipynb {output.notebook} -p study_file {output.study}")
+        write_yaml(output.study, study)
+        shell("{papermill} {input[0]} {output.notebook} -p study_file {output.study}")
         st.write_report_html(output.notebook)
 
 rule simclr:
     output: f"{root}/simclr/{{encoder}}/seed{{seed}}/encoder.safetensors", f"{root}/simclr/{{encoder}}/seed{{seed}}/metrics.json"
     log: f"{root}/simclr/{{encoder}}/seed{{seed}}/notebook.ipynb"
-    params: lambda w: yaml_of(st.simclr_params(study, w.encoder, int(w.seed)))
+    params: lambda w: what(st.simclr_params(study, w.encoder, int(w.seed)))
     threads: study["threads"]
-    shell: papermill + " nbs/02_simclr.ipynb {log} -y {params[0]:q}"
+    shell: "{papermill} nbs/02_simclr.ipynb {log} -y {params[0]:q} {where}"
 
 rule unet:
     input: pretrained
     output: directory(f"{root}/unet/{cell}/model"), f"{root}/unet/{cell}/metrics.json"
     log: f"{root}/unet/{cell}/notebook.ipynb"
-    params: lambda w: yaml_of(st.unet_params(study, w.encoder, float(w.ratio), int(w.seed)))
+    params: lambda w: what(st.unet_params(study, w.encoder, float(w.ratio), int(w.seed)))
     threads: study["threads"]
-    shell: papermill + " nbs/03_unet.ipynb {log} -y {params[0]:q}"
+    shell: "{papermill} nbs/03_unet.ipynb {log} -y {params[0]:q} {where}"
 
 rule evaluation:
     input: f"{root}/unet/{cell}/model"
     output: f"{root}/evaluation/{cell}/metrics.json"
     log: f"{root}/evaluation/{cell}/notebook.ipynb"
-    params: lambda w: yaml_of(st.evaluation_params(study, w.encoder, float(w.ratio), int(w.seed)))
+    params: lambda w: what(st.evaluation_params(study, w.encoder, float(w.ratio), int(w.seed)))
     threads: study["threads"]
-    shell: papermill + " nbs/04_evaluation.ipynb {log} -y {params[0]:q}"
+    shell: "{papermill} nbs/04_evaluation.ipynb {log} -y {params[0]:q} {where}"

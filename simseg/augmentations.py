@@ -9,6 +9,7 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'normalise', 'resize_matrix', 'resam
 
 # %% ../nbs/01_augmentations.ipynb #fb975e70
 import math
+from functools import lru_cache
 
 import torch
 
@@ -18,11 +19,17 @@ from .core import check_range
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+@lru_cache
+def _constant(values: tuple, device: torch.device) -> torch.Tensor:
+    "A small tensor that is copied to a device once: every copy would make the host wait for the GPU."
+    return torch.tensor(values, device=device)
+
+
 def normalise(
     images: torch.Tensor,  # (N, 3, H, W), uint8, or float in [0, 1]
 ) -> torch.Tensor:  # (N, 3, H, W), float32, channels_last
     "The scaling of every model's input."
-    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (_constant(v, images.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     images = images.to(torch.float32, memory_format=torch.channels_last) / (1 if images.is_floating_point() else 255)
     return (images - mean) / std
 
@@ -86,7 +93,7 @@ def blur_matrix(
     return weight[:, (i - j).abs()] + mirrored
 
 # %% ../nbs/01_augmentations.ipynb #ed6985f9
-_GREY = torch.tensor([0.2989, 0.587, 0.114])  # torchvision's weights
+_GREY = (0.2989, 0.587, 0.114)  # torchvision's weights
 
 
 def _affine(matrix, offset=0.0):
@@ -103,14 +110,14 @@ def brightness_matrix(factor):
 
 def contrast_matrix(factor, mean):
     "Away from the mean grey of the image: (N,) factors, (N, 3) mean colours → (N, 4, 4)."
-    grey = (mean @ _GREY.to(mean.device)).unsqueeze(1)
+    grey = (mean @ _constant(_GREY, mean.device)).unsqueeze(1)
     return _affine(factor.view(-1, 1, 1) * torch.eye(3, device=factor.device), (1 - factor).unsqueeze(1) * grey)
 
 
 def saturation_matrix(factor):
     "Away from each pixel's grey: (N,) factors, of which 0 is greyscale → (N, 4, 4)."
     factor = factor.view(-1, 1, 1)
-    return _affine(factor * torch.eye(3, device=factor.device) + (1 - factor) * _GREY.to(factor.device).expand(3, 3))
+    return _affine(factor * torch.eye(3, device=factor.device) + (1 - factor) * _constant(_GREY, factor.device).expand(3, 3))
 
 
 def apply_colour(images, matrix):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['repo_root', 'resolve_path', 'write_atomic', 'write_json', 'write_yaml', 'write_csv', 'parameter_defaults',
            'injected_names', 'check_known', 'check_types', 'read_parameters', 'check_choice', 'check_range', 'seed_for',
-           'generator_for', 'bf16_in_hardware', 'make_accelerator', 'progress', 'epoch_line', 'provenance']
+           'generator_for', 'bf16_in_hardware', 'make_accelerator', 'progress', 'epoch_line', 'check_finite',
+           'git_commit', 'provenance']
 
 # %% ../nbs/00_core.ipynb #6c0ba475
 import ast
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import zlib
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +31,10 @@ from tqdm.auto import tqdm
 # %% ../nbs/00_core.ipynb #c7d878ab
 def repo_root(
     start: Path | None = None,  # where to begin looking, default the working directory
-) -> Path:  # the nearest folder upwards that holds settings.ini and nbs/, else `start` itself
+) -> Path:  # the nearest folder upwards that holds settings.ini and nbs/, then the one simseg is installed from, then `start`
     "The top of the repository."
-    start = Path(start or Path.cwd()).resolve()
-    for folder in (start, *start.parents):
+    start, package = Path(start or Path.cwd()).resolve(), Path(find_spec("simseg").origin).parent
+    for folder in (start, *start.parents, package.parent):
         if (folder / "settings.ini").exists() and (folder / "nbs").is_dir(): return folder
     return start
 
@@ -127,8 +129,8 @@ def read_parameters(
 ) -> dict:  # name → value, in the order of the parameters cell
     "A stage's parameters, checked: raises `ValueError` for an unknown name or a value of the wrong type."
     defaults = parameter_defaults(notebook)
-    # A run's params.yaml may be given back with -f; its provenance is no parameter.
-    injected = [name for name in injected_names(namespace.get("In", [])) if name != "provenance"]
+    # A run's params.yaml may be given back with -f; what it ran on is no parameter.
+    injected = [name for name in injected_names(namespace.get("In", [])) if name != "ran_on"]
     check_known(f"parameter of {notebook}", injected, defaults)
     params = {name: namespace[name] for name in defaults}
     check_types(params, defaults)
@@ -209,14 +211,30 @@ def epoch_line(
     rest = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch" and v is not None)
     return f"{name}  epoch {row['epoch']}/{epochs}  {rest}"
 
+def check_finite(
+    row: dict,  # a row of history.csv
+):
+    "Raise `ValueError` at a loss that is not a number any more: nothing after it would be worth its time."
+    for name in ("loss", "val_loss"):
+        if not np.isfinite(row.get(name, 0)): raise ValueError(f"The {name} of epoch {row['epoch']} is {row[name]}; take a smaller learning_rate, or precision=fp32.")
+
 # %% ../nbs/00_core.ipynb #fd5fdbea
-def provenance() -> dict:
-    "Versions, git commit and machine of this run."
-    packages = ["torch", "torchvision", "segmentation-models-pytorch", "timm", "accelerate", "numpy"]
+def git_commit() -> str:  # 40 hexadecimal digits, or "unknown" without git or a repository
+    "The commit that is checked out."
+    if not shutil.which("git"): return "unknown"
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repo_root(), capture_output=True, text=True)
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    if torch.cuda.is_available(): machine += f", {torch.cuda.get_device_name()}"
+    return git.stdout.strip() or "unknown"
+
+
+def provenance(
+    accelerator,  # as `make_accelerator` gives
+) -> dict:
+    "Device and precision as resolved, versions, git commit and machine of this run."
+    packages = ["torch", "torchvision", "segmentation-models-pytorch", "timm", "accelerate", "numpy"]
+    device = accelerator.device.type
     return {
-        "python": platform.python_version(), **{p: version(p) for p in packages},
-        "commit": git.stdout.strip() or "unknown", "machine": machine, "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "precision": "bf16" if accelerator.mixed_precision == "bf16" else "fp32",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", "threads": torch.get_num_threads(),
+        "commit": git_commit(), "python": platform.python_version(), **{p: version(p) for p in packages},
     }

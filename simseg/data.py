@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FOREGROUND', 'BACKGROUND', 'BORDER', 'HUB', 'PETS_FOLDER', 'ENDINGS', 'DATASETS', 'SYNTHETIC_IMAGES', 'ImageData',
            'show_images', 'draw_synthetic', 'cache_dir', 'fingerprint', 'Source', 'cached', 'load_data', 'load_pairs',
-           'load_unlabelled', 'stratified_order', 'Split', 'split_data', 'split_unlabelled', 'to_device', 'take']
+           'check_source', 'load_unlabelled', 'stratified_order', 'Split', 'split_data', 'split_unlabelled',
+           'to_device', 'take']
 
 # %% ../nbs/00_data.ipynb #1eb6948e
 import hashlib
@@ -13,7 +14,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from filelock import FileLock
+from PIL import Image, ImageOps
 
 from .core import check_choice, check_range, generator_for, progress, resolve_path, seed_for
 
@@ -237,6 +238,18 @@ def _open_cache(folder: Path) -> ImageData:
     return ImageData(arrays["images"], arrays.get("masks"), np.array(meta["labels"], np.int64), meta["names"], official)
 
 
+def _build_cache(source: Source, key: dict, size: int, final: Path):
+    "Decode into a folder beside `final`, then rename; what a killed run left there is cleared first."
+    building = final.with_name(f".{final.name}")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    _decode(source, size, building)
+    official = source.official_test.tolist() if source.official_test is not None else None
+    meta = {"key": key, "labels": source.labels.tolist(), "names": source.names, "official_test": official}
+    (building / "meta.json").write_text(json.dumps(meta))
+    os.rename(building, final)
+
+
 def cached(
     key: dict,  # what the set is: equal keys hold equal pixels
     size: int,  # pixels, of a side
@@ -245,19 +258,10 @@ def cached(
     "A decoded set from the cache, decoded first if need be."
     digest = hashlib.sha256(json.dumps([key, size], sort_keys=True).encode()).hexdigest()[:16]
     final = cache_dir() / f"{key['dataset']}-{size}px-{digest}"
+    final.parent.mkdir(parents=True, exist_ok=True)
     if not final.exists():
-        source = make()
-        final.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
-        try:
-            _decode(source, size, building)
-            official = source.official_test.tolist() if source.official_test is not None else None
-            meta = {"key": key, "labels": source.labels.tolist(), "names": source.names, "official_test": official}
-            (building / "meta.json").write_text(json.dumps(meta))
-            os.rename(building, final)
-        except OSError:
-            if not final.exists(): raise  # else another run was faster, and its copy is as good
-        finally: shutil.rmtree(building, ignore_errors=True)
+        with FileLock(final.parent / f".{key['dataset']}.lock"):
+            if not final.exists(): _build_cache(make(), key, size, final)
     return _open_cache(final)
 
 # %% ../nbs/00_data.ipynb #0acd765f
@@ -316,9 +320,19 @@ def _pictures(folder: Path) -> list[Path]:
     return files
 
 
-def _binary_mask(path: Path) -> Image.Image:
-    "Read a mask as a trimap without a border."
-    values = np.asarray(Image.open(path).convert("L"))
+def _upright(path: Path) -> Image.Image: return ImageOps.exif_transpose(Image.open(path))
+
+
+def _stem(path: Path, folder: Path) -> str:
+    "A picture's name: its path below the folder, without the ending."
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _binary_mask(path: Path, size: tuple[int, int]) -> Image.Image:
+    "Read a mask, of its image's size, as a trimap without a border."
+    mask = _upright(path)
+    if mask.size != size: raise ValueError(f"The mask {path} is {mask.width}×{mask.height} pixels, but its image is {size[0]}×{size[1]}.")
+    values = np.asarray(mask.convert("L"))
     if len(found := np.unique(values)) > 2 or (len(found) == 2 and found[0] != 0):
         raise ValueError(f"The mask {path} holds the values {', '.join(map(str, found[:6]))}; a mask is 0 and one other value (several classes are out of scope).")
     return Image.fromarray(np.where(values > 0, FOREGROUND, BACKGROUND).astype(np.uint8))
@@ -329,11 +343,17 @@ def _folder(folder: Path) -> Source:
     if not ((folder / "images").is_dir() and (folder / "masks").is_dir()):
         files = _pictures(folder)
         _, labels = np.unique([p.parent.name for p in files], return_inverse=True)
-        return Source(lambda i: (Image.open(files[i]), None), labels.astype(np.int64), [p.stem for p in files])
-    files, masks = _pictures(folder / "images"), {p.stem: p for p in _pictures(folder / "masks")}
-    without = [p.name for p in files if p.stem not in masks]
+        return Source(lambda i: (_upright(files[i]), None), labels.astype(np.int64), [_stem(p, folder) for p in files])
+    files, masks = _pictures(folder / "images"), {_stem(p, folder / "masks"): p for p in _pictures(folder / "masks")}
+    names = [_stem(p, folder / "images") for p in files]
+    without = [name for name in names if name not in masks]
     if without: raise FileNotFoundError(f"{folder / 'masks'} has no mask for {without[0]} ({len(without)} of {len(files)} images); a mask has its image's name.")
-    return Source(lambda i: (Image.open(files[i]), _binary_mask(masks[files[i].stem])), np.zeros(len(files), np.int64), [p.stem for p in files], None, True)
+
+    def read(i):
+        image = _upright(files[i])
+        return image, _binary_mask(masks[names[i]], image.size)
+
+    return Source(read, np.zeros(len(files), np.int64), names, None, True)
 
 # %% ../nbs/00_data.ipynb #8a538306
 DATASETS = ["synthetic", "synthetic_objects", "pets", "cifar10", "cats_vs_dogs"]
@@ -349,18 +369,17 @@ def load_data(
 ) -> ImageData:
     "A data set by name: `FileNotFoundError` says what is missing, and where."
     check_range("image_size", image_size, 16)
-    if dataset.startswith("synthetic"):
-        check_choice("dataset", dataset, DATASETS)
+    if dataset in ("synthetic", "synthetic_objects"):
         flavour = "objects" if dataset == "synthetic_objects" else "animals"
         return draw_synthetic(max_images or SYNTHETIC_IMAGES, image_size, flavour, seed)
     if dataset == "pets":
         folder = _local(data_root, PETS_FOLDER)
-        return cached({"dataset": dataset, "files": fingerprint(folder / "annotations") if folder else "download"}, image_size, lambda: _pets(data_root))
+        return cached({"dataset": dataset, "files": fingerprint(folder) if folder else "download"}, image_size, lambda: _pets(data_root))
     if dataset in HUB:
         folder = _local(data_root, dataset)
         return cached({"dataset": dataset, "files": fingerprint(folder) if folder else "download"}, image_size, lambda: _hub(dataset, folder))
+    check_source(dataset)
     folder = resolve_path(dataset)
-    if not folder.is_dir(): raise FileNotFoundError(f"dataset={dataset!r} is neither a folder ({folder}) nor one of {', '.join(DATASETS)}.")
     return cached({"dataset": "folder", "path": str(folder), "files": fingerprint(folder)}, image_size, lambda: _folder(folder))
 
 
@@ -371,8 +390,17 @@ def load_pairs(dataset: str, image_size: int, data_root: str = "", max_images: i
     return data
 
 # %% ../nbs/00_data.ipynb #880a3940
+def check_source(dataset: str, data_root: str = ""):
+    "Raise `FileNotFoundError` where a data set's folder is not there; what has to be downloaded is not checked."
+    if dataset == "pets" or dataset in HUB: _local(data_root, PETS_FOLDER if dataset == "pets" else dataset)
+    elif dataset not in DATASETS and not resolve_path(dataset).is_dir():
+        raise FileNotFoundError(f"dataset={dataset!r} is neither a folder ({resolve_path(dataset)}) nor one of {', '.join(DATASETS)}.")
+
+# %% ../nbs/00_data.ipynb #606d488a
 def load_unlabelled(dataset: str, image_size: int, data_root: str = "", max_images: int = 0) -> ImageData:
     "A data set to pretrain on, as `load_data`. Synthetic animals are another series than `load_pairs` gives, so that none is a test image."
+    if Path(dataset).name == "images" and (resolve_path(dataset).parent / "masks").is_dir():
+        raise ValueError(f"dataset={dataset!r} lies beside masks/ and would pretrain on test images; give the folder above, whose test images are left out.")
     data = load_data(dataset, image_size, data_root, max_images, seed=1)
     if dataset == "synthetic": data.masks = None
     return data
@@ -382,7 +410,7 @@ def stratified_order(
     labels: np.ndarray,  # (N,), the strata
     seed: int = 0,
 ) -> np.ndarray:  # (N,), a permutation of 0 … N-1
-    "A random order in which any prefix holds every stratum in proportion, to within one image."
+    "A random order in which any prefix holds every stratum in proportion, to within an image or two."
     rng = np.random.default_rng(seed)
     rank = np.empty(len(labels))
     for label in np.unique(labels):
@@ -401,7 +429,7 @@ class Split:
 
 def split_data(
     data: ImageData,
-    label_ratio: float = 0.8,  # share of the whole set that is development, in (0, 0.8]
+    label_ratio: float = 0.8,  # share of the whole set that is development, in (0, 0.8]; with the official split, 0.8 is all its training images
     split: str = "random",  # random, or official: the data set's own test images
     split_seed: int = 0,  # which random split; a run's own seed has no say in it
 ) -> Split:
@@ -419,7 +447,7 @@ def split_data(
     development = pool[:round(label_ratio / 0.8 * len(pool))]
     is_val = np.arange(len(development)) % 10 == 0  # every tenth, so that smaller ratios nest in larger ones
     parts = Split(np.sort(development[~is_val]), np.sort(development[is_val]), np.sort(test))
-    if not len(parts.train): raise ValueError(f"label_ratio={label_ratio} of {n} images leaves {len(development)} to train and validate on; it takes two at least.")
+    if len(parts.train) < 2: raise ValueError(f"label_ratio={label_ratio} of {n} images leaves {len(development)} to train and validate on; it takes three at least.")
     return parts
 
 # %% ../nbs/00_data.ipynb #b94d06c5

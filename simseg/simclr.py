@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENCODERS', 'OPTIMIZERS', 'KNN_BANK', 'SimCLR', 'nt_xent', 'make_optimizer', 'make_schedule', 'encode', 'knn_accuracy',
-           'spread', 'validate', 'train_epoch', 'pretrain', 'save_encoder', 'run_simclr']
+           'spread', 'validate', 'train_epoch', 'pretrain', 'save_encoder', 'check_simclr', 'run_simclr']
 
 # %% ../nbs/02_simclr.ipynb #884407da
 import time
@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from .augmentations import normalise, two_views
-from .core import (check_choice, check_range, epoch_line, generator_for, make_accelerator, progress, provenance,
-                         resolve_path, seed_for, write_atomic, write_csv, write_json, write_yaml)
+from .core import (check_choice, check_finite, check_range, epoch_line, generator_for, make_accelerator, progress,
+                         provenance, resolve_path, seed_for, write_atomic, write_csv, write_json, write_yaml)
 from .data import load_unlabelled, split_unlabelled, take, to_device
 
 # %% ../nbs/02_simclr.ipynb #13a960ab
@@ -203,7 +203,7 @@ def pretrain(
     model, optimizer = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
     for epoch in range(1, params["epochs"] + 1):
         start, rate = time.perf_counter(), optimizer.param_groups[0]["lr"]
-        order = train[torch.randperm(len(train), generator=order_generator)]
+        order = train[torch.randperm(len(train), generator=order_generator)].to(images.device)
         row = {"epoch": epoch, "loss": train_epoch(model, images, order, batch_size, temperature, optimizer, schedule, accelerator, view_generator, **views)}
         seconds = time.perf_counter() - start
         if len(held_out) > 1:
@@ -225,13 +225,22 @@ def save_encoder(
     return write_atomic(path, lambda p: save_file(state, p))
 
 
+def check_simclr(
+    params: dict,  # as the parameters cell of 02_simclr has them
+):
+    "Raise `ValueError` at the first value that makes no sense, before anything is loaded."
+    for name in ("epochs", "warmup_epochs", "max_images", "seed", "split_seed"): check_range(name, params[name], 0)
+    for name in ("projection_hidden", "projection_dim", "image_size"): check_range(name, params[name], 1)
+    check_range("batch_size", params["batch_size"], 2)
+    for name in ("temperature", "learning_rate"): check_range(name, params[name], 0, open_low=True)
+    for name, choices in (("encoder_name", ENCODERS), ("optimizer", OPTIMIZERS)): check_choice(name, params[name], choices)
+
+
 def run_simclr(
     params: dict,  # as the parameters cell of 02_simclr has them
 ) -> list[dict]:  # the history
     "Pretrain; write encoder.safetensors, history.csv, params.yaml and metrics.json to `out_dir`."
-    for name in ("epochs", "warmup_epochs"): check_range(name, params[name], 0)
-    check_range("temperature", params["temperature"], 0, open_low=True)
-    check_range("batch_size", params["batch_size"], 2)
+    check_simclr(params)
     accelerator, out = make_accelerator(params["device"], params["precision"]), resolve_path(params["out_dir"])
     data = load_unlabelled(params["dataset"], params["image_size"], params["data_root"], params["max_images"])
     part = split_unlabelled(data, params["max_images"], params["val_fraction"], params["split"], params["split_seed"])
@@ -239,14 +248,15 @@ def run_simclr(
     train, held_out = (torch.from_numpy(np.random.default_rng(0).permutation(indices)) for indices in (part.train, part.val))
     torch.manual_seed(seed_for(params["seed"], "weights"))
     model = SimCLR(params["encoder_name"], params["projection_hidden"], params["projection_dim"])
-    write_yaml(out / "params.yaml", {**params, "provenance": provenance()})
     history = []
     for row in pretrain(model, to_device(data.images, accelerator.device), data.labels, train, held_out, params, accelerator):
+        check_finite(row)
         history.append(row)
         print(epoch_line(params["out_dir"], row, params["epochs"]), flush=True)
         write_csv(out / "history.csv", history)
     last = {key: value for key, value in (history[-1] if history else {}).items() if key not in ("epoch", "images_per_second")}
     save_encoder(model.encoder, out / "encoder.safetensors")
+    write_yaml(out / "params.yaml", {**params, "ran_on": provenance(accelerator)})
     if not history: write_csv(out / "history.csv", pd.DataFrame(columns=["epoch", "loss"]))
     write_json(out / "metrics.json", {**last, "epochs": params["epochs"], "n_train": len(train), "n_val": len(held_out)})
     return history

@@ -14,15 +14,14 @@ def own_cache(tmp_path_factory):
     "Decoded images of the tests go to a folder of their own; runs started from here inherit it."
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIMSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("MPLBACKEND", "agg")
         yield
 
 
 @pytest.fixture
 def papermill(tmp_path):
     "Run a stage notebook as a user does, from the top of the repository."
-    def run(notebook, **params):
-        command = [BIN / "papermill", "--kernel", "python3", "--no-progress-bar", f"nbs/{notebook}.ipynb", tmp_path / f"{notebook}.ipynb"]
+    def run(notebook, *options, **params):
+        command = [BIN / "papermill", "--kernel", "python3", "--no-progress-bar", f"nbs/{notebook}.ipynb", tmp_path / f"{notebook}.ipynb", *options]
         for name, value in params.items(): command += ["-p", name, str(value)]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return run

@@ -13,9 +13,9 @@ from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, BinaryJac
 from simseg.augmentations import normalise, random_views, two_views
 from simseg.core import make_accelerator, parameter_defaults
 from simseg.data import draw_synthetic, load_data, load_pairs, split_data
-from simseg.evaluation import count_batch, evaluate, load_model, summarise
+from simseg.evaluation import evaluate, load_model
 from simseg.simclr import SimCLR, make_optimizer, nt_xent, save_encoder
-from simseg.unet import make_unet, run_unet
+from simseg.unet import count_batch, make_unet, run_unet, summarise
 
 
 def test_1_an_encoder_arrives_whole_or_the_run_stops(tmp_path):
@@ -81,15 +81,15 @@ def test_5_metrics_are_those_of_torchmetrics_at_probability_one_half(batch_size)
         assert ours[name] == pytest.approx(metric(logits.sigmoid(), targets).item(), rel=1e-6), name
 
 
-@pytest.mark.parametrize("loss", ["bce", "dice", "focal"])
-def test_6_what_chose_the_model_is_what_is_reported(loss, tmp_path):
+@pytest.mark.parametrize("loss, border", [("bce", "pet"), ("dice", "background"), ("focal", "pet"), ("bce", "ignore")])
+def test_6_what_chose_the_model_is_what_is_reported(loss, border, tmp_path):
     "The model chosen and the figures reported came from code paths that differ."
-    params = {**parameter_defaults("03_unet"), "loss": loss, "max_images": 64, "epochs": 2, "precision": "fp32", "device": "cpu", "out_dir": str(tmp_path)}
+    params = {**parameter_defaults("03_unet"), "loss": loss, "border": border, "max_images": 64, "epochs": 2, "precision": "fp32", "device": "cpu", "out_dir": str(tmp_path)}
     run_unet(params)
     chosen = json.loads((tmp_path / "metrics.json").read_text())
     data = load_pairs("synthetic", 32, max_images=64)
     model, _ = load_model(tmp_path / "model")
-    reported = summarise(evaluate(model, data, split_data(data, 0.8).val, make_accelerator("cpu", "fp32")))
+    reported = summarise(evaluate(model, data, split_data(data, 0.8).val, make_accelerator("cpu", "fp32"), border))
     assert reported[f"{loss}_loss"] == pytest.approx(chosen["val_loss"], rel=1e-4)
     assert reported["iou"] == pytest.approx(chosen["val_iou"], rel=1e-4)
 

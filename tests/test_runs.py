@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from simseg.core import parameter_defaults
-from simseg.data import load_data, load_pairs
+from simseg.data import load_data, load_pairs, load_unlabelled, split_data, split_unlabelled
 from simseg.evaluation import run_evaluation
 from simseg.simclr import run_simclr
 from simseg.unet import run_unet
@@ -29,6 +29,8 @@ def test_transfer_is_checkable_from_outside(papermill, tmp_path):
     assert encoder.keys() == transferred.keys()
     assert all(torch.equal(encoder[key], transferred[key]) for key in encoder)
     assert not any(torch.equal(encoder[key], scratch[key]) for key in encoder)
+    again = papermill("03_unet", "-f", tmp_path / "unet_True" / "params.yaml")  # a run's params.yaml repeats it
+    assert again.returncode == 0, again.stderr[-2000:]
 
 
 def test_a_mistyped_parameter_stops_the_notebook(papermill, tmp_path):
@@ -57,7 +59,9 @@ STAGES = {"02_simclr": run_simclr, "03_unet": run_unet, "04_evaluation": run_eva
     ("03_unet", {"loss": "bec"}, "choose one of bce, dice, focal"),
     ("03_unet", {"border": "cat"}, "choose one of pet, background, ignore"),
     ("03_unet", {"split": "official"}, "comes without an official split"),
+    ("03_unet", {"seed": -1}, "seed=-1 is out of range"),
     ("04_evaluation", {"model_dir": "/nowhere"}, "no model in /nowhere"),
+    ("04_evaluation", {"threshold": 0.0}, "threshold=0.0 is out of range"),
 ])
 def test_bad_values_are_named_in_one_sentence(notebook, bad, message, tmp_path):
     out = tmp_path / "out"
@@ -74,11 +78,34 @@ def test_folders_of_ones_own(tmp_path):
         Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "images" / f"{i:02d}.jpg")
         if i: Image.fromarray(rng.integers(0, 2, (40, 50), dtype=np.uint8) * 255).save(tmp_path / "masks" / f"{i:02d}.png")
     with pytest.raises(FileNotFoundError, match="no mask for 00.jpg"): load_pairs(str(tmp_path), 32)
+    Image.new("L", (40, 50)).save(tmp_path / "masks" / "00.png")
+    with pytest.raises(ValueError, match="is 40×50 pixels, but its image is 50×40"): load_pairs(str(tmp_path), 32)
     Image.new("L", (50, 40)).save(tmp_path / "masks" / "00.png")
     data = load_pairs(str(tmp_path), 32)
     assert data.images.shape == (12, 3, 32, 32) and set(np.unique(data.masks)) == {1, 2}
-    pretraining = load_data(str(tmp_path / "images"), 32)
-    assert pretraining.masks is None and len(pretraining) == 12
+    with pytest.raises(ValueError, match="would pretrain on test images"): load_unlabelled(str(tmp_path / "images"), 32)
+    part = split_unlabelled(load_unlabelled(str(tmp_path), 32))
+    assert len(part.train) + len(part.val) == 10 and set(part.test) == set(split_data(data).test)
+
+
+def test_masks_are_found_by_their_path(tmp_path):
+    "Two folders may hold images of the same name."
+    for i, folder in enumerate(("cats", "dogs")):
+        for part in ("images", "masks"): (tmp_path / part / folder).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "images" / folder / "1.png")
+        Image.new("L", (32, 32), 255 * i).save(tmp_path / "masks" / folder / "1.png")
+    data = load_pairs(str(tmp_path), 32)
+    assert data.names == ["cats/1", "dogs/1"] and (data.masks[0] == 2).all() and (data.masks[1] == 1).all()
+
+
+def test_a_model_is_not_tested_on_its_training_images(tmp_path):
+    params = {**parameter_defaults("03_unet"), "max_images": 64, "epochs": 0, "device": "cpu", "out_dir": str(tmp_path / "unet")}
+    run_unet(params)
+    shared = {**parameter_defaults("04_evaluation"), "device": "cpu", "model_dir": str(tmp_path / "unet" / "model"), "out_dir": str(tmp_path / "test")}
+    with pytest.raises(ValueError, match="was trained with split_seed=0"): run_evaluation({**shared, "max_images": 64, "split_seed": 1})
+    with pytest.raises(ValueError, match="was trained with max_images=64"): run_evaluation({**shared, "max_images": 65})
+    metrics, _ = run_evaluation({**shared, "max_images": 64})
+    assert metrics["n_images"] == 13
 
 
 def test_same_parameters_same_metrics(tmp_path):
