@@ -17,7 +17,7 @@ import torch
 
 from .core import check_range, make_accelerator, provenance, resolve_path, write_atomic, write_csv, write_json, write_yaml
 from .data import ImageData, load_pairs, split_data, to_device
-from .unet import IGNORED, count_images, make_targets, predict_batches, summarise
+from .unet import count_images, make_targets, predict_batches, summarise
 
 # %% ../nbs/04_evaluation.ipynb #02c09d98
 def evaluate(
