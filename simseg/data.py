@@ -41,7 +41,7 @@ class ImageData:
 
     def __len__(self): return len(self.images)
 
-
+# %% ../nbs/00_data.ipynb #b3204d8b
 def show_images(
     images,  # (N, 3, S, S), uint8 or float in [0, 1]
     columns: int = 8,
@@ -169,7 +169,7 @@ def _draw_block(
     trimap = torch.where(grown != shrunk, BORDER, torch.where(mask > 0, FOREGROUND, BACKGROUND)).squeeze(1)
     return (image.clamp(0, 1) * 255).round().to(torch.uint8), trimap.to(torch.uint8), species
 
-
+# %% ../nbs/00_data.ipynb #bacea6bd
 def draw_synthetic(
     n: int,  # how many images
     size: int = 64,  # pixels, of a side
@@ -296,7 +296,7 @@ def _pets(data_root: str) -> Source:
 
     return Source(read, np.array([int(line[1]) - 1 for line in lines]), [line[0] for line in lines], np.arange(len(lines)) >= first, True)
 
-
+# %% ../nbs/00_data.ipynb #f11c7bc0
 def _hub(name: str, folder: Path | None) -> Source:
     "CIFAR-10's training images or Cats vs Dogs, through Hugging Face datasets."
     import datasets
@@ -337,7 +337,7 @@ def _binary_mask(path: Path, size: tuple[int, int]) -> Image.Image:
         raise ValueError(f"The mask {path} holds the values {', '.join(map(str, found[:6]))}; a mask is 0 and one other value (several classes are out of scope).")
     return Image.fromarray(np.where(values > 0, FOREGROUND, BACKGROUND).astype(np.uint8))
 
-
+# %% ../nbs/00_data.ipynb #a5db1444
 def _folder(folder: Path) -> Source:
     "Images of your own, with masks if the folder holds `images/` and `masks/`."
     if not ((folder / "images").is_dir() and (folder / "masks").is_dir()):
@@ -418,7 +418,7 @@ def stratified_order(
         rank[rng.permutation(members)] = (np.arange(len(members)) + rng.random(len(members))) / len(members)
     return np.argsort(rank, kind="stable")
 
-
+# %% ../nbs/00_data.ipynb #342e465b
 @dataclass
 class Split:
     "Indices into a data set, each sorted."

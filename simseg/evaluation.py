@@ -52,7 +52,7 @@ def overlay(
         picture[where] = 0.45 * picture[where] + 0.55 * np.array(colour)
     return picture
 
-
+# %% ../nbs/04_evaluation.ipynb #cb326d55
 def show_overlays(
     model: torch.nn.Module,
     data: ImageData,
@@ -91,14 +91,14 @@ def load_model(
     with contextlib.redirect_stdout(None): model = smp.from_pretrained(folder)  # which prints that it loads
     return model.eval(), preprocessing
 
-
+# %% ../nbs/04_evaluation.ipynb #6fa7032e
 def check_test_set(params: dict, trained_on: dict):
     "Raise `ValueError` if the model was trained on the same data set with another test set: it may have seen the images."
     differ = [name for name, value in trained_on.items() if params[name] != value]
     if differ and params["dataset"] == trained_on["dataset"]:
         raise ValueError(f"The model was trained with {differ[0]}={trained_on[differ[0]]!r}, so {differ[0]}={params[differ[0]]!r} would test it on images that it may have seen.")
 
-
+# %% ../nbs/04_evaluation.ipynb #aada0846
 def run_evaluation(
     params: dict,  # as the parameters cell of 04_evaluation has them
 ) -> tuple[dict, pd.DataFrame]:  # the metrics, and a row an image

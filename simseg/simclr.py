@@ -224,7 +224,7 @@ def save_encoder(
     state = {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}
     return write_atomic(path, lambda p: save_file(state, p))
 
-
+# %% ../nbs/02_simclr.ipynb #910ed8f1
 def check_simclr(
     params: dict,  # as the parameters cell of 02_simclr has them
 ):
@@ -235,7 +235,7 @@ def check_simclr(
     for name in ("temperature", "learning_rate"): check_range(name, params[name], 0, open_low=True)
     for name, choices in (("encoder_name", ENCODERS), ("optimizer", OPTIMIZERS)): check_choice(name, params[name], choices)
 
-
+# %% ../nbs/02_simclr.ipynb #d4831afd
 def run_simclr(
     params: dict,  # as the parameters cell of 02_simclr has them
 ) -> list[dict]:  # the history

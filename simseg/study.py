@@ -60,7 +60,7 @@ def unet_params(study: dict, encoder: str, ratio: float, seed: int) -> dict:
     cell = {"encoder": source, "label_ratio": ratio, "seed": seed, "out_dir": run_dir(study, "unet", encoder, seed, ratio)}
     return _merge("unet", study, study["unet"], cell)
 
-
+# %% ../nbs/05_study.ipynb #f8abc700
 def evaluation_params(study: dict, encoder: str, ratio: float, seed: int) -> dict:
     "The parameters of one evaluation: data and split are the fine-tuning's."
     unet = unet_params(study, encoder, ratio, seed)
@@ -91,7 +91,7 @@ def _check_stage(where: str, values: dict, stage: str, extra: list[str] = ()):
     check_known(f"parameter of {where} in the study file", values, [*known, *extra])
     check_types({name: v for name, v in values.items() if name in known}, defaults)
 
-
+# %% ../nbs/05_study.ipynb #e6738c9d
 def check_study(
     study: dict,  # as read from the study file
 ) -> dict:  # with defaults filled in
@@ -210,7 +210,7 @@ def set_theme():
 
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.85)
 
-
+# %% ../nbs/05_study.ipynb #064e9da8
 def plot_ratios(
     results: pd.DataFrame,  # as `collect_results` gives
     published: pd.DataFrame | None = None,  # drawn pale and dashed
@@ -260,7 +260,7 @@ def plot_pretraining(study: dict):
     figure.tight_layout()
     return figure
 
-
+# %% ../nbs/05_study.ipynb #2b86084d
 def plot_finetuning(study: dict):
     "Validation loss of every U-Net, a panel a label ratio."
     import matplotlib.pyplot as plt

@@ -70,7 +70,7 @@ def make_targets(
     value = {"pet": 1, "background": 0, "ignore": IGNORED}[border]
     return torch.where(masks == BORDER, value, (masks == FOREGROUND).long()).unsqueeze(1)
 
-
+# %% ../nbs/03_unet.ipynb #050b6651
 LOSSES = {
     "bce": lambda: smp.losses.SoftBCEWithLogitsLoss(ignore_index=IGNORED),
     "dice": lambda: smp.losses.DiceLoss("binary", ignore_index=IGNORED),
@@ -104,7 +104,7 @@ def count_batch(
     columns |= {name: per_image(values) for name, values in sums.items()}
     return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
 
-
+# %% ../nbs/03_unet.ipynb #82e4c3fa
 def summarise(
     counts: pd.DataFrame,  # a row an image, as `count_batch` gives
 ) -> dict:  # metric → value
@@ -115,8 +115,8 @@ def summarise(
     pixels = total[["tp", "fp", "fn", "tn"]].sum()
     return {
         "iou": score(smp.metrics.iou_score), "iou_per_image": score(smp.metrics.iou_score, "micro-imagewise"),
-        "f1": score(smp.metrics.f1_score), "dice_loss": 1 - 2 * total["overlap"] / max(total["mass"], 1e-7),
-        "focal_loss": total["focal"] / pixels, "bce_loss": total["bce"] / pixels,
+        "f1": score(smp.metrics.f1_score), "dice_loss": float(1 - 2 * total["overlap"] / max(total["mass"], 1e-7)),
+        "focal_loss": float(total["focal"] / pixels), "bce_loss": float(total["bce"] / pixels),
         "precision": score(smp.metrics.precision), "recall": score(smp.metrics.recall),
         "accuracy": score(smp.metrics.accuracy), "n_images": len(counts),
     }
@@ -170,7 +170,7 @@ def split_batches(
     if len(batches) > 1 and len(batches[-1]) == 1: batches[-2:] = [torch.cat(batches[-2:])]
     return batches
 
-
+# %% ../nbs/03_unet.ipynb #8d258ccd
 def train_epoch(
     model: smp.Unet,
     images: torch.Tensor,  # (N, 3, S, S), uint8
@@ -250,7 +250,7 @@ def save_model(
 
     return write_atomic(folder, write)
 
-
+# %% ../nbs/03_unet.ipynb #5c2b7412
 def check_unet(
     params: dict,  # as the parameters cell of 03_unet has them
 ):
@@ -262,7 +262,7 @@ def check_unet(
     for name, choices in (("encoder_name", ENCODERS), ("schedule", SCHEDULES), ("loss", LOSSES), ("border", BORDERS)): check_choice(name, params[name], choices)
     if params["image_size"] % 32: raise ValueError(f"image_size={params['image_size']} does not suit a U-Net; take a multiple of 32.")
 
-
+# %% ../nbs/03_unet.ipynb #49e1c860
 def run_unet(
     params: dict,  # as the parameters cell of 03_unet has them
 ) -> list[dict]:  # the history
