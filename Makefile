@@ -25,6 +25,8 @@ study: install   ## run a study: make study STUDY=pets-small DATA_ROOT=/path/to/
 	snakemake --cores $(CORES) --configfile params/$(STUDY).yaml $(if $(DATA_ROOT),--config data_root=$(DATA_ROOT))
 	@python -c 'from simseg.study import print_results; print_results("outputs/$(STUDY)")'
 
+# One thread each: two notebooks at a time with two threads each would fight over two cores.
+test: export OMP_NUM_THREADS = 1
 test: install    ## execute every notebook and run the tests
 	nbdev_test --n_workers 2 --do_print
 	pytest tests
