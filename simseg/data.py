@@ -46,7 +46,7 @@ def show_images(
     images,  # (N, 3, S, S), uint8 or float in [0, 1]
     columns: int = 8,
     masks=None,  # (N, S, S) trimaps, drawn as outlines
-    size: float = 1.1,  # inches an image
+    size: float = 0.9,  # inches an image
 ):
     "Draw images as a grid."
     import matplotlib.pyplot as plt  # here, since training needs no figures and the import takes a second
