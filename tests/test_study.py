@@ -10,7 +10,7 @@ import yaml
 from conftest import BIN, ROOT
 
 from simseg.core import check_known, check_types, parameter_defaults
-from simseg.study import check_study, simclr_params, study_cells, unet_params
+from simseg.study import UNTRAINED, check_study, simclr_params, split_arm, study_cells, unet_params
 
 
 def snakemake(*arguments):
@@ -22,9 +22,10 @@ def snakemake(*arguments):
 def test_study_files_are_whole(name):
     study = check_study(yaml.safe_load((ROOT / "params" / f"{name}.yaml").read_text()))
     assert study["name"] == name and len(study_cells(study)) >= 9
-    for encoder, ratio, seed in study_cells(study):
-        check_types(unet_params(study, encoder, ratio, seed), parameter_defaults("03_unet"))
-        if encoder != "scratch": check_types(simclr_params(study, encoder, seed), parameter_defaults("02_simclr"))
+    for arm, ratio, seed in study_cells(study):
+        check_types(unet_params(study, arm, ratio, seed), parameter_defaults("03_unet"))
+        encoder, _ = split_arm(arm)
+        if encoder not in UNTRAINED: check_types(simclr_params(study, encoder, seed), parameter_defaults("02_simclr"))
 
 
 @pytest.mark.parametrize("name, notebook", [("simclr_cifar10", "02_simclr"), ("simclr_cats_vs_dogs", "02_simclr"), ("unet_pets", "03_unet"), ("unet_pets_small", "03_unet")])
