@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['REFERENCE_VIEWS', 'PARTS', 'ORDERS', 'montage', 'Explorer', 'draw_views', 'explore_views', 'batch_features',
            'draw_temperature', 'explore_temperature', 'data_parts', 'draw_data', 'explore_data', 'StudyModels',
-           'order_images', 'draw_predictions', 'truth_tile', 'study_files', 'explore_predictions', 'study_progress',
-           'draw_study', 'explore_study']
+           'order_images', 'draw_predictions', 'truth_tile', 'study_files', 'explore_predictions', 'pretrainings',
+           'study_progress', 'draw_study', 'explore_study']
 
 # %% ../nbs/06_explore.ipynb #c3748b73
 import asyncio
@@ -34,8 +34,8 @@ from .core import generator_for, make_accelerator, repo_root, resolve_path
 from .data import BACKGROUND, DATASETS, ImageData, load_data, load_pairs, near_duplicates, split_data, split_unlabelled
 from .evaluation import load_model, overlay
 from .simclr import SimCLR, nt_xent
-from .study import (UNTRAINED, collect_results, encoder_colours, read_history, read_study, run_dir, set_theme, simclr_params,
-                          study_cells, unet_params)
+from .study import (BASE, UNTRAINED, collect_results, encoder_colours, read_history, read_study, run_dir, set_theme, simclr_params,
+                          split_arm, study_cells, unet_params)
 from .unet import count_batch, load_encoder, make_targets, summarise
 
 # %% ../nbs/06_explore.ipynb #b58862f6
@@ -56,7 +56,9 @@ def montage(
     for y, (row, texts) in enumerate(zip(tiles, captions)):
         for x, (tile, text) in enumerate(zip(row, texts)):
             left, top = x * (side + gap), y * (side + gap + line)
-            if tile is not None: picture.paste(_pillow(tile).resize((side, side), Image.Resampling.NEAREST), (left, top))
+            if tile is not None:
+                picture.paste(_pillow(tile).resize((side, side), Image.Resampling.NEAREST), (left, top))
+                draw.rectangle((left, top, left + side - 1, top + side - 1), outline="silver")  # a white mask has an edge too
             draw.text((left + side / 2, top + side + 2), text, "black", _font(11), "ma")
     return picture
 
@@ -188,7 +190,7 @@ def draw_temperature(
     taus = np.logspace(-2, 1, 60)
     figure = Figure(figsize=(9.6, 3.1))
     axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.1])
-    panels = (similarity, "cosine similarity", -1, 1), (weights, f"softmax at τ = {temperature:.3g}", 0, weights.max().item())
+    panels = (similarity, "cosine similarity", similarity.min().item(), 1), (weights, f"softmax at τ = {temperature:.3g}", 0, weights.max().item())
     for axis, (matrix, title, low, high) in zip(axes, panels):
         axis.imshow(matrix, cmap="cividis", vmin=low, vmax=high)
         axis.set(title=f"{title}\n{low:.2g} dark, {high:.2g} bright", xlabel=f"view (n = {2 * n})", ylabel="view", xticks=[0, n], yticks=[0, n], xticklabels=["first", "second"], yticklabels=["first", "second"])
@@ -199,7 +201,7 @@ def draw_temperature(
     axes[2].axvline(0.1, color="#555555", ls="--", lw=1, label="reference, τ = 0.1")
     axes[2].set(title="loss", xlabel="temperature τ", ylabel="NT-Xent (nats)")
     axes[2].legend(fontsize=7)
-    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.17, top=0.84, wspace=0.3)
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.17, top=0.84, wspace=0.35)
     return figure
 
 
@@ -312,7 +314,7 @@ class StudyModels:
 
     def probability(
         self,
-        cell,  # encoder, label ratio, seed
+        cell,  # arm, label ratio, seed
         image: int,  # index into the data
     ) -> torch.Tensor:  # (1, 1, S, S), logits, float32
         "What a cell's model says to an image; predicted once."
@@ -408,20 +410,27 @@ def explore_predictions(
     return Explorer(draw, controls)
 
 # %% ../nbs/06_explore.ipynb #a31dc4f1
+def pretrainings(
+    study: dict,
+) -> list[tuple[str, int]]:  # encoder, seed
+    "The pretraining runs that the cells need."
+    pairs = dict.fromkeys((split_arm(arm)[0], seed) for arm, _, seed in study_cells(study))
+    return [pair for pair in pairs if pair[0] not in UNTRAINED]
+
+
 def study_progress(
     study: dict,
-) -> pd.DataFrame:  # a row a run: stage, encoder, labelled, seed, state, val_loss, iou
+) -> pd.DataFrame:  # a row a run: stage, arm, labelled, seed, state, val_loss, iou
     "How far each pretraining and each cell has come."
     rows = []
-    trained = [name for name in study["encoders"] if name not in UNTRAINED]
-    runs = [("simclr", name, seed, None, simclr_params(study, name, seed)) for name in trained for seed in study["seeds"]]
-    runs += [("unet", name, seed, ratio, unet_params(study, name, ratio, seed)) for name, ratio, seed in study_cells(study)]
+    runs = [("simclr", name, seed, None, simclr_params(study, name, seed)) for name, seed in pretrainings(study)]
+    runs += [("unet", arm, seed, ratio, unet_params(study, arm, ratio, seed)) for arm, ratio, seed in study_cells(study)]
     for stage, name, seed, ratio, params in runs:
         folder, history = resolve_path(params["out_dir"]), read_history(study, stage, name, seed, ratio)
         evaluation = resolve_path(run_dir(study, "evaluation", name, seed, ratio)) / "metrics.json"
         done = (folder / "metrics.json").is_file()
         state = "evaluated" if stage == "unet" and evaluation.is_file() else "trained" if done else f"epoch {len(history)} of {params['epochs']}" if len(history) else "waiting"
-        rows.append({"stage": stage, "encoder": name, "labelled": f"{ratio:.0%}" if ratio else "", "seed": seed, "state": state,
+        rows.append({"stage": stage, "arm": name, "labelled": f"{ratio:.0%}" if ratio else "", "seed": seed, "state": state,
                      "val_loss": history["val_loss"].min() if "val_loss" in history and len(history) else None,
                      "iou": json.loads(evaluation.read_text())["iou"] if state == "evaluated" else None})
     return pd.DataFrame(rows)
@@ -433,31 +442,31 @@ def draw_study(
 ) -> Figure:
     "Pretraining losses, validation losses at a ratio, and the test IoU so far."
     set_theme()
-    colours = encoder_colours(dict.fromkeys(cell[0] for cell in study_cells(study)))
-    figure = Figure(figsize=(9.6, 3.1))
+    colours, figure = encoder_colours(study["encoders"]), Figure(figsize=(9.6, 3.1))
     axes = figure.subplots(1, 3)
-    for name in [name for name in study["encoders"] if name not in UNTRAINED]:
-        for seed in study["seeds"]: _curve(axes[0], read_history(study, "simclr", name, seed), "loss", colours[name], name)
-    for name, _, seed in [cell for cell in study_cells(study) if cell[1] == ratio]: _curve(axes[1], read_history(study, "unet", name, seed, ratio), "val_loss", colours[name], name)
+    for name, seed in pretrainings(study): _curve(axes[0], read_history(study, "simclr", name, seed), "loss", name, colours)
+    for arm, _, seed in [cell for cell in study_cells(study) if cell[1] == ratio]: _curve(axes[1], read_history(study, "unet", arm, seed, ratio), "val_loss", arm, colours)
     results = collect_results(study)
-    for name, rows in results.groupby("encoder", sort=False) if len(results) else []:
-        axes[2].plot(100 * rows["label_ratio"], rows["iou"], "o", ms=4, color=colours[name], label=name)
+    for (name, recipe), rows in results.groupby(["encoder", "recipe"], sort=False) if len(results) else []:
+        look = {"color": colours[name], "ls": "-" if recipe == BASE else "--"}
         means = rows.groupby("label_ratio")["iou"].mean()
-        axes[2].plot(100 * means.index, means, color=colours[name])
+        axes[2].plot(100 * means.index, means, label=name if recipe == BASE else f"{name}, {recipe}", **look)
+        axes[2].plot(100 * rows["label_ratio"], rows["iou"], "o", ms=4, color=colours[name])
     axes[0].set(title="pretraining", xlabel="epoch", ylabel="NT-Xent (nats)")
     axes[1].set(title=f"fine-tuning, {ratio:.0%} labelled", xlabel="epoch", ylabel="validation loss")
     axes[2].set(title=f"{len(results)} of {len(study_cells(study))} cells", xlabel="images labelled (%)", xlim=(0, None), ylabel="test IoU" + (f" (n = {results['n_images'].iloc[0]})" if len(results) else ""))
     for axis in axes:
         if axis.lines: axis.legend(fontsize=7)
-    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.17, top=0.88, wspace=0.32)
+    for axis in axes[:2]: axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.17, top=0.88, wspace=0.32)
     return figure
 
 
-def _curve(axis, history, column, colour, name):
-    "One run's curve, named once an axis."
+def _curve(axis, history: pd.DataFrame, column: str, arm: str, colours: dict):
+    "One run's curve, named once an axis; another recipe than the base one is dashed."
     if column not in history or not len(history): return
-    known = {line.get_label() for line in axis.lines}
-    axis.plot(history["epoch"], history[column], ".-", color=colour, label=name if name not in known else f"_{name}")
+    (encoder, recipe), known = split_arm(arm), {line.get_label() for line in axis.lines}
+    axis.plot(history["epoch"], history[column], "." + ("-" if recipe == BASE else "--"), color=colours[encoder], label=arm if arm not in known else f"_{arm}")
 
 # %% ../nbs/06_explore.ipynb #3e805215
 async def _every(seconds: float, explorer: Explorer, switch: widgets.Checkbox):
