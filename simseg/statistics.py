@@ -127,11 +127,12 @@ def labels_saved(
 def tally(
     comparisons: pd.DataFrame,  # verdict, difference, first, second, label_ratio
 ) -> str:
-    "How many comparisons came out how, and the largest difference of each kind that holds."
-    parts = [f"{len(comparisons)} compared"]
+    "How many comparisons came out how, and the largest of each kind."
+    parts = []
     for verdict, name in (("gain", "gains that hold"), ("loss", "losses that hold"), ("one seed", "seen in one seed only"), ("open", "open")):
         rows = comparisons[comparisons["verdict"] == verdict]
         if not len(rows): continue
         top = rows.loc[rows["difference"].abs().idxmax()]
-        parts.append(f"{len(rows)} {name}" + (f" (largest {top['difference']:+.3f}, {top['first']} over {top['second']} at {top['label_ratio']:.0%})" if verdict != "open" else ""))
-    return ", ".join(parts)
+        largest = f" (largest {top['difference']:+.3f}, {top['first']} over {top['second']} at {top['label_ratio']:.0%})" if verdict != "open" else ""
+        parts.append(f"{name}: {len(rows)} of {len(comparisons)}{largest}")
+    return "; ".join(parts)

@@ -341,7 +341,6 @@ def set_theme():
 # %% ../nbs/05_study.ipynb #064e9da8
 def plot_ratios(
     results: pd.DataFrame,  # as `collect_results` gives
-    published: pd.DataFrame | None = None,  # drawn pale and dashed
     metric: str = "iou",
 ):
     "A metric over the label ratio, a panel a recipe: a point a run, a line through the means."
@@ -355,8 +354,6 @@ def plot_ratios(
             means = rows.groupby("label_ratio")[metric].mean()
             axis.plot(means.index, means, color=colours[encoder], label=encoder)
             axis.plot(rows["label_ratio"], rows[metric], "o", ms=4, color=colours[encoder], alpha=0.6)
-            if published is not None and recipe == BASE and len(other := published[published["encoder"] == encoder].sort_values("label_ratio")):
-                axis.plot(other["label_ratio"], other[metric], "--", lw=1, alpha=0.5, color=colours[encoder], label=f"{encoder}, published")
         ratio_axis(axis, results["label_ratio"].unique())
         axis.set_title(f"{recipe} recipe" if len(recipes) > 1 else "")
         axis.legend(fontsize=8)
@@ -392,7 +389,7 @@ def plot_differences(
             axis.plot(row["difference"], y, "o", ms=5, color=colour, mfc=colour if row["verdict"] in ("gain", "loss") else "white")
         axis.axvline(0, color="#555555", lw=1)
         axis.set_yticks(range(len(part)), [f"{row['first']}, {row['label_ratio']:.0%}" for _, row in part.iterrows()])
-        axis.invert_yaxis()
+        axis.set_ylim(len(part) - 0.5, -0.5)
         axis.set(xlabel="test IoU above scratch", title=f"{recipe} recipe" if len(recipes) > 1 else "")
         limit = 1.3 * part[["images_low", "images_high", "difference"]].abs().max().max()
         axis.set_xlim(-limit, limit)
