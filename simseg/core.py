@@ -106,7 +106,7 @@ def check_known(
     "Raise `ValueError` at the first name that is not known, with the nearest one that is."
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), list(known), 1)
+            near = difflib.get_close_matches(str(name), list(map(str, known)), 1)
             hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(map(str, known))}."
             raise ValueError(f"`{name}` is no {what}; {hint}")
 

@@ -6,7 +6,8 @@
 __all__ = ['FOREGROUND', 'BACKGROUND', 'BORDER', 'THUMBNAIL', 'CACHE_FORMAT', 'HUB', 'PETS_FOLDER', 'ENDINGS', 'DATASETS',
            'SYNTHETIC_IMAGES', 'ImageData', 'show_images', 'draw_synthetic', 'near_duplicates', 'cache_dir',
            'fingerprint', 'Source', 'cached', 'load_data', 'load_pairs', 'check_source', 'load_unlabelled',
-           'stratified_order', 'keep_together', 'Split', 'split_data', 'split_unlabelled', 'to_device', 'take']
+           'stratified_order', 'keep_together', 'Split', 'split_data', 'list_near_duplicates', 'split_unlabelled',
+           'to_device', 'take']
 
 # %% ../nbs/00_data.ipynb #1eb6948e
 import hashlib
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
@@ -487,6 +489,19 @@ def split_data(
     parts = Split(np.sort(development[~is_val]), np.sort(development[is_val]), np.sort(test))
     if len(parts.train) < 2: raise ValueError(f"label_ratio={label_ratio} of {n} images leaves {len(development)} to train and validate on; it takes three at least.")
     return parts
+
+# %% ../nbs/00_data.ipynb #b40ffb8e
+def list_near_duplicates(
+    data: ImageData,
+    part: Split,
+) -> pd.DataFrame:  # group, name, part; empty where there are none
+    "The images that have near-duplicates, and on which side they are; `left out` of a development set that would share a photo with an official test set."
+    groups = np.arange(len(data)) if data.groups is None else np.asarray(data.groups)
+    side = np.full(len(data), "left out", object)
+    for name in ("train", "val", "test"): side[getattr(part, name)] = name
+    _, group, size = np.unique(groups, return_inverse=True, return_counts=True)
+    members = np.flatnonzero(size[group] > 1)
+    return pd.DataFrame({"group": group[members], "name": np.array(data.names)[members], "part": side[members]}).sort_values("group", kind="stable", ignore_index=True)
 
 # %% ../nbs/00_data.ipynb #b94d06c5
 def split_unlabelled(
