@@ -4,6 +4,7 @@ Notebooks go through nbdev's processors (all but those that write for Quarto), e
 Sphinx's own objects with a table of their docments, and Sphinx does the rest. Everything lands in _docs/;
 _docs/html opens from disk, without a network.
 """
+import ast
 import importlib
 import inspect
 import json
@@ -25,7 +26,7 @@ from sphinx.cmd.build import main as sphinx
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT, SOURCE, HTML, VENDOR = (ROOT / "_docs" / part for part in ("", "source", "html", "vendor"))
-FOR_QUARTO = ["insert_warning", "clean_show_doc", "exec_show_docs", "add_fold", "mv_exports"]
+FOR_QUARTO = ["FrontmatterProc", "insert_warning", "clean_show_doc", "exec_show_docs", "add_fold", "mv_exports"]
 # What the pages need of npm, by package and version, and which of its files.
 PACKAGES = {"mathjax@3.2.2": ("mathjax", r"es5/(tex-chtml\.js|output/chtml/fonts/woff-v2/.*)"),
             "@jupyter-widgets/html-manager@1.0.15": ("html-manager", r"dist/(embed\.js|[0-9a-f]{20}\.(woff2?|ttf|eot|svg))")}
@@ -47,14 +48,17 @@ def type_name(annotation) -> str:
 
 def parameter_table(symbol) -> str:
     "The docments of a function, or of a class's `__init__` or fields: a row a parameter, and what is returned."
-    rows = []
+    empty, rows = inspect.Parameter.empty, []
+    keywords = re.search(r"\*\*\w+, *# (.*)", inspect.getsource(symbol))  # which docments gives to what is returned
     for name, d in docments(symbol, full=True, returns=not inspect.isclass(symbol)).items():
-        if name == "self": continue
-        note, default = escape(d.get("docment") or ""), d.get("default", inspect.Parameter.empty)
-        if name == "return" and not note and d.get("anno") in (None, inspect.Parameter.empty): continue
-        shown = "" if default is inspect.Parameter.empty or name == "return" else f"`{default!r}`".replace("|", "\\|")
-        rows.append(f"| {'**returns**' if name == 'return' else f'`{name}`'} | {type_name(d.get('anno'))} | {shown} | {note} |")
-    return "\n".join(["| parameter | type | default | |", "|---|---|---|---|", *rows]) if rows else ""
+        note, default = d.get("docment") or "", d.get("default", empty)
+        if d.get("kind") == inspect.Parameter.VAR_KEYWORD: note = keywords[1] if keywords else ""
+        elif name == "return" and keywords and note == keywords[1]: note = ""
+        if name == "self" or (name == "return" and not note): continue
+        shown = "" if default is empty or name == "return" else f"`{default!r}`".replace("|", "\\|")
+        rows.append([f"`{name}`" if name != "return" else "**returns**", type_name(d.get("anno")), shown, escape(note)])
+    if not any(row[3] for row in rows): return ""  # the signature says as much
+    return "\n".join("| " + " | ".join(row) + " |" for row in [["parameter", "type", "default", ""], ["---"] * 4, *rows])
 
 
 def signature(symbol) -> str:
@@ -96,11 +100,10 @@ def with_directives(cell) -> None:
     options = dict(re.findall(r"^#\| *([\w-]+): *(.*)$", cell.source, re.M))
     cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
     if "fig-alt" in options: cell.metadata["mystnb"] = {"image": {"alt": options["fig-alt"]}}
-    if options.get("include") == "false" or not cell.source.strip(): cell.metadata["tags"] = ["remove-cell"]
-    if options.get("echo") == "false": cell.metadata["tags"] = ["remove-input"]
-    for output in cell.outputs:  # a still stands in for its widget where there is no kernel; here the widget itself is saved
-        for kind in ("image/png", "image/jpeg", "image/svg+xml"):
-            if kind in output.get("data", {}) and "fig-alt" not in options: raise SystemExit(f"A figure has no alt text; begin its cell with `#| fig-alt: …`:\n{cell.source}")
+    figure = any(kind.startswith("image/") for output in cell.outputs for kind in output.get("data", {}))
+    only_imports = all(isinstance(s, (ast.Import, ast.ImportFrom)) for s in ast.parse(cell.source).body)
+    if options.get("include") == "false" or (only_imports and not cell.outputs): cell.metadata["tags"] = ["remove-cell"]
+    elif figure and "fig-alt" not in options: raise SystemExit(f"A figure has no alt text; begin its cell with `#| fig-alt: …`:\n{cell.source}")
 
 
 def page_name(path: Path) -> str: return re.sub(r"^\d+_", "", path.stem)
@@ -111,21 +114,18 @@ def make_page(path: Path) -> str:
     raw = read_nb(path)
     exported = [c for c in raw.cells if c.cell_type == "code" and c.source.startswith("#| default_exp")]
     module = f"simseg.{exported[0].source.split()[2]}" if exported else None
-    nb = Pages()(raw) or raw
-    front = getattr(nb, "frontmatter_", {})
-    cells = []
-    if module: cells.append(nbformat.v4.new_markdown_cell(f"```{{py:module}} {module}\n```"))
-    for cell in nb.cells:
-        if not cell.get("source"): continue
-        if cell.cell_type == "raw": cell = nbformat.v4.new_markdown_cell(f"# {front['title']}\n\n{front.get('description', '')}")
-        elif cell.cell_type == "code" and (shown := re.match(r"show_doc\((\w+)\)$", cell.source)):
+    Pages()(raw)
+    cells = [nbformat.v4.new_markdown_cell(f"```{{py:module}} {module}\n```")] if module else []
+    for cell in raw.cells:
+        if not cell.source: continue
+        if cell.cell_type == "code" and (shown := re.match(r"show_doc\((\w+)\)$", cell.source)):
             cell = nbformat.v4.new_markdown_cell(document(getattr(importlib.import_module(module), shown[1]), module))
-        elif cell.cell_type == "markdown": cell = nbformat.v4.new_markdown_cell(linked(cell.source))
+        elif cell.cell_type == "markdown": cell = nbformat.v4.new_markdown_cell(re.sub(r"\A(# .*\n+)> (.*(?:\n> .*)*)", lambda m: m[1] + m[2].replace("\n> ", "\n"), linked(cell.source)))
         else:
             cell = nbformat.v4.new_code_cell(cell.source, id=cell.id, outputs=nbformat.from_dict(json.loads(json.dumps(cell.outputs))))
             with_directives(cell)
         cells.append(cell)
-    metadata = {key: nb.metadata[key] for key in ("kernelspec", "widgets") if key in nb.metadata}
+    metadata = {key: raw.metadata[key] for key in ("kernelspec", "widgets") if key in raw.metadata}
     write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), page_name(path))
     return page_name(path)
 
@@ -136,6 +136,8 @@ def write(notebook, name: str): nbformat.write(notebook, SOURCE / f"{name}.ipynb
 def make_home(names: list[str]):
     "The contents go behind the README's text."
     home = nbformat.read(SOURCE / "index.ipynb", as_version=4)
+    for cell in home.cells:
+        if cell.cell_type == "code": cell.metadata["tags"] = ["remove-input", *cell.metadata.get("tags", [])]
     rest = [n for n in names if n not in sum(GROUPS.values(), [])]
     groups = {**{title: [n for n in pages if n in names] for title, pages in GROUPS.items()}, "Reference": ["api", "report", *rest]}
     for title, pages in groups.items():

@@ -12,6 +12,8 @@ extensions = ["myst_nb", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
 exclude_patterns = ["_static"]
 
 nb_execution_mode = "off"  # outputs are those saved in the notebooks
+nb_render_markdown_format = "myst"
+nb_merge_streams = True
 nb_ipywidgets_js = {"html-manager/embed.js": {}}  # vendored, as MathJax is: the pages open without a network
 mathjax_path = "mathjax/tex-chtml.js"
 myst_enable_extensions = ["dollarmath", "colon_fence"]

@@ -114,8 +114,8 @@ def _slider(text: str, low, high, step, value, log=False, **options):
     return kind(description=text, min=low, max=high, step=step, value=value, style={"description_width": "120px"}, **options)
 
 
-def _choice(text: str, options, value=None, kind=widgets.Dropdown):
-    return kind(description=text, options=options, style={"description_width": "120px"}, **({} if value is None else {"value": value}))
+def _choice(text: str, options, value=None, kind=widgets.Dropdown, **more):
+    return kind(description=text, options=options, style={"description_width": "120px"}, **({} if value is None else {"value": value}), **more)
 
 # %% ../nbs/06_explore.ipynb #a18dd217
 REFERENCE_VIEWS = {"jitter_strength": 1.0, "min_scale": 0.08, "blur": True}  # SimCLR, appendix A; defaults of `random_views`
@@ -131,7 +131,7 @@ def draw_views(
     image: np.ndarray,  # (3, S, S), uint8
     seed: int = 0,  # which random numbers
     **strengths,  # as for `random_views`
-) -> Image.Image:
+) -> Image.Image:  # two rows
     "An image and two pairs of its views, at these strengths and at the reference's."
     batch = torch.from_numpy(image).expand(4, -1, -1, -1)
     rows = [random_views(batch, generator_for(seed, "explored views"), **values).numpy() for values in (strengths, REFERENCE_VIEWS)]
@@ -384,11 +384,10 @@ def explore_predictions(
 
     def pick(change=None):
         cells = opened(controls["file"].value, data_root).cells
-        for name, place in (("encoders", 0), ("ratios", 1), ("seed", 2)):
-            options = list(dict.fromkeys(cell[place] for cell in cells))
-            if list(controls[name].options) != options: controls[name].options = options
-        controls["encoders"].value, controls["ratios"].value = controls["encoders"].options[:3], controls["ratios"].options[-1:]
-        controls["seed"].value = controls["seed"].options[0]
+        arms, ratios, seeds = (list(dict.fromkeys(column)) for column in zip(*cells))
+        controls["encoders"].options, controls["encoders"].value = arms, arms[:3]
+        controls["ratios"].options, controls["ratios"].value = [(f"{r:.0%}", r) for r in ratios], ratios[-1:]
+        controls["seed"].options, controls["seed"].value = seeds, seeds[0]
 
     def draw(file, order, rank, encoders, ratios, seed, threshold):
         models = opened(file, data_root)
@@ -401,9 +400,9 @@ def explore_predictions(
         return picture, f"Test image {models.data.names[image]}; IoU of {said}. Errors: blue is found, orange found wrongly, pink missed."
 
     controls = {
-        "file": _choice("study", study_files(file)), "order": _choice("order", ORDERS, "most disagreement"), "rank": _slider("place in order", 0, 0, 1, 0),
-        "encoders": _choice("encoders", [], kind=widgets.SelectMultiple), "ratios": _choice("labelled", [], kind=widgets.SelectMultiple),
-        "seed": _choice("seed", []), "threshold": _slider("threshold", 0.05, 0.95, 0.05, 0.5),
+        "file": _choice("study", study_files(file)), "order": _choice("order", ORDERS, "most disagreement"),
+        "encoders": _choice("encoders", [], kind=widgets.SelectMultiple, rows=3), "ratios": _choice("labelled", [], kind=widgets.SelectMultiple, rows=3),
+        "rank": _slider("place in order", 0, 0, 1, 0), "threshold": _slider("threshold", 0.05, 0.95, 0.05, 0.5), "seed": _choice("seed", []),
     }
     controls["file"].observe(pick, "value")
     pick()
