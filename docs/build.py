@@ -89,10 +89,11 @@ class Pages(processors.FilterDefaults):
 
 
 def linked(text: str) -> str:
-    "nbdev's links to its own site, as links to Sphinx's objects."
+    "nbdev's links to its own site, as links to Sphinx's objects; and a notebook's name as a link to its page."
     config = get_config()
     site = re.escape(f"{config.doc_host}{config.doc_baseurl}".rstrip("/"))
-    return re.sub(rf"\[`([^`]+)`\]\({site}/(\w+)\.html#([\w.]+)\)", r"{py:obj}`\1 <simseg.\2.\3>`", text)
+    text = re.sub(rf"\[`([^`]+)`\]\({site}/(\w+)\.html#([\w.]+)\)", r"{py:obj}`\1 <simseg.\2.\3>`", text)
+    return re.sub(r"`(\d\d_(\w+))`", lambda m: f"[`{m[1]}`]({m[2]}.ipynb)" if (ROOT / "nbs" / f"{m[1]}.ipynb").exists() else m[0], text)
 
 
 def with_directives(cell) -> None:

@@ -151,7 +151,7 @@ def explore_views(
     def draw(dataset, image, seed, **strengths):
         data = _loaded(dataset, image_size, data_root)
         controls["image"].max = len(data) - 1
-        changed = [f"{name} {strengths[name]} (reference {value})" for name, value in REFERENCE_VIEWS.items() if strengths[name] != value]
+        changed = [f"{name} {strengths[name]:g} (reference {value:g})" for name, value in REFERENCE_VIEWS.items() if not math.isclose(strengths[name], value)]
         return draw_views(data.images[image], seed, **strengths), f"Image {data.names[image]} and two pairs of views; " + (", ".join(changed) or "all strengths as in the reference") + "."
 
     controls = {
