@@ -67,7 +67,7 @@ def test_validation_images_are_stratified():
 @pytest.mark.parametrize("name", ["quickstart", "pets-small", "pets"])
 def test_every_cell_and_seed_has_the_same_test_set_and_pretraining_none_of_it(name, kind):
     study = yaml.safe_load((ROOT / "params" / f"{name}.yaml").read_text())
-    study = check_study({**study, "seeds": [0, 1, 2], "label_ratios": [0.05, 0.2, 0.8], "unet": {**study["unet"], "split": kind, "split_seed": 5}})
+    study = check_study({**study, "seeds": [0, 1, 2], "unet": {**study["unet"], "split": kind, "split_seed": 5}})
     data, keys = labelled([40] * 10), ("split", "split_seed")
     test = split_data(data, 0.8, kind, 5).test
     development = {}
