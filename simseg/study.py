@@ -6,10 +6,10 @@
 __all__ = ['STAGES', 'UNTRAINED', 'BASE', 'STUDY_DEFAULTS', 'GRID', 'FROM_CELL', 'FROM_UNET', 'COMPARISON_COLUMNS',
            'ENCODER_COLOURS', 'METRIC_NAMES', 'split_arm', 'study_cells', 'run_dir', 'simclr_params', 'unet_params',
            'evaluation_params', 'check_study', 'read_study', 'collect_results', 'published_results', 'arm_label',
-           'results_table', 'compare_with_published', 'collect_counts', 'encoder_kind', 'compare_arms', 'savings',
-           'answers', 'seeds_note', 'print_results', 'encoder_colours', 'set_theme', 'plot_ratios', 'ratio_axis',
-           'plot_differences', 'read_history', 'plot_pretraining', 'plot_finetuning', 'study_data', 'show_predictions',
-           'write_report_html']
+           'results_table', 'compare_with_published', 'collect_counts', 'encoder_kind', 'encoder_pairs', 'compare_arms',
+           'compare_labels', 'answers', 'seeds_note', 'print_results', 'encoder_colours', 'set_theme', 'plot_ratios',
+           'ratio_axis', 'plot_differences', 'read_history', 'plot_pretraining', 'plot_finetuning', 'study_data',
+           'show_predictions', 'write_report_html']
 
 # %% ../nbs/05_study.ipynb #b2539582
 import json
@@ -24,7 +24,7 @@ import yaml
 from .core import check_known, check_range, check_types, parameter_defaults, repo_root, resolve_path, write_atomic, write_csv
 from .data import check_source, list_near_duplicates, load_pairs, split_data
 from .simclr import check_simclr
-from .statistics import compare, count_pixels, labels_saved, seed_interval, tally
+from .statistics import Saving, compare, count_pixels, labels_saved, seed_interval, tally
 from .unet import check_unet
 
 # %% ../nbs/05_study.ipynb #27cff36b
@@ -242,49 +242,60 @@ def encoder_kind(study: dict, encoder: str) -> str:  # scratch, imagenet, contro
     return params["dataset"] if params["epochs"] else "control"
 
 
+def encoder_pairs(
+    study: dict,
+) -> list[tuple[str, str]]:  # (first, second)
+    "Which encoders are compared: each with scratch, and those that were pretrained on different images with one another."
+    kinds = {encoder: encoder_kind(study, encoder) for encoder in study["encoders"]}
+    with_scratch = [(encoder, "scratch") for encoder in kinds if encoder != "scratch"]
+    pretrained = [encoder for encoder, kind in kinds.items() if kind not in (*UNTRAINED, "control")]
+    return with_scratch + [(b, a) for a, b in combinations(pretrained, 2) if kinds[a] != kinds[b]]
+
+# %% ../nbs/05_study.ipynb #b41271f4
+COMPARISON_COLUMNS = ["recipe", "label_ratio", "first", "second", "difference", "images_low", "images_high", "seeds_low", "seeds_high", "n_seeds", "verdict"]
+
+
 def compare_arms(
     study: dict,
     counts: dict,  # as `collect_counts` gives
 ) -> pd.DataFrame:  # recipe, label_ratio, first, second, difference, its intervals, n_seeds, verdict
     "Every encoder against scratch, and encoders of different pretraining images against one another."
     rows = []
-    kinds = {encoder: encoder_kind(study, encoder) for encoder in study["encoders"]}
-    for (arm, ratio), (other, _) in [(a, b) for a, b in combinations(counts, 2) if a[1] == b[1]]:
-        (first, recipe), (second, recipe_of_second) = split_arm(arm), split_arm(other)
-        if kinds[first] == "scratch": first, second, arm, other = second, first, other, arm
-        domains = {kinds[first], kinds[second]} - {"control", "imagenet"}
-        if recipe != recipe_of_second or (kinds[second] != "scratch" and len(domains) < 2): continue
-        (seeds, ours), (their_seeds, theirs) = counts[arm, ratio], counts[other, ratio]
-        shared = [seed for seed in seeds if seed in their_seeds]
-        if not shared: continue
-        found = compare(ours[[seeds.index(seed) for seed in shared]], theirs[[their_seeds.index(seed) for seed in shared]])
-        rows.append({"recipe": recipe, "label_ratio": ratio, "first": first, "second": second, "difference": found.value,
-                     "images_low": found.images[0], "images_high": found.images[1], "seeds_low": found.seeds[0], "seeds_high": found.seeds[1],
-                     "n_seeds": found.n_seeds, "verdict": found.verdict})
+    for first, second in encoder_pairs(study):
+        for (arm, ratio), (seeds, ours) in counts.items():
+            encoder, recipe = split_arm(arm)
+            other = arm.replace(first, second, 1)
+            if encoder != first or (other, ratio) not in counts: continue
+            their_seeds, theirs = counts[other, ratio]
+            _, mine, their = np.intersect1d(seeds, their_seeds, return_indices=True)
+            if not len(mine): continue
+            found = compare(ours[mine], theirs[their])
+            rows.append({"recipe": recipe, "label_ratio": ratio, "first": first, "second": second, "difference": found.value,
+                         "images_low": found.images[0], "images_high": found.images[1], "seeds_low": found.seeds[0], "seeds_high": found.seeds[1],
+                         "n_seeds": found.n_seeds, "verdict": found.verdict})
     return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
 
-
-COMPARISON_COLUMNS = ["recipe", "label_ratio", "first", "second", "difference", "images_low", "images_high", "seeds_low", "seeds_high", "n_seeds", "verdict"]
-
 # %% ../nbs/05_study.ipynb #a4b46af6
-def savings(
+def compare_labels(
     study: dict,
     counts: dict,  # as `collect_counts` gives
-) -> list[str]:
+) -> pd.DataFrame:  # encoder, recipe, label_ratio, equal_ratio, its interval, and the ratios that scratch was run at
     "What each pretrained encoder is worth in labels, recipe by recipe, where scratch was run at two ratios at least."
-    sentences = []
+    rows = []
     for (arm, ratio), (_, ours) in counts.items():
         encoder, recipe = split_arm(arm)
         scratch = {r: c for (other, r), (_, c) in counts.items() if split_arm(other) == ("scratch", recipe)}
         if encoder_kind(study, encoder) in ("scratch", "control") or len(scratch) < 2 or ratio not in scratch or ratio == max(scratch): continue
-        sentences.append(f"- {arm_label(encoder, recipe)} {labels_saved(scratch, ratio, ours)}")
-    return sentences
+        found = labels_saved(scratch, ratio, ours)
+        rows.append({"encoder": encoder, "recipe": recipe, "label_ratio": ratio, "equal_ratio": found.equal, "low": found.images[0], "high": found.images[1],
+                     "lowest": found.bounds[0], "highest": found.bounds[1]})
+    return pd.DataFrame(rows, columns=["encoder", "recipe", "label_ratio", "equal_ratio", "low", "high", "lowest", "highest"])
 
 
 def answers(
     study: dict,
-    counts: dict,  # as `collect_counts` gives
     comparisons: pd.DataFrame,  # as `compare_arms` gives
+    labels: pd.DataFrame,  # as `compare_labels` gives
 ) -> str:  # Markdown
     "The study's questions, answered from its numbers."
     kinds = {encoder: encoder_kind(study, encoder) for encoder in study["encoders"]}
@@ -296,7 +307,8 @@ def answers(
                            ("And ImageNet weights?", comparisons[comparisons["first"].map(kinds) == "imagenet"])):
         if not len(rows): continue
         lines += [f"**{question}**", "", *(f"- {recipe} recipe: {tally(part)}." for recipe, part in rows.groupby("recipe", sort=False)), ""]
-    if saved := savings(study, counts): lines += ["**How many labels does it save?**", "", *saved, ""]
+    if len(labels): lines += ["**How many labels does it save?**", ""]
+    lines += [f"- {arm_label(row.encoder, row.recipe)} {Saving(row.label_ratio, row.equal_ratio, (row.low, row.high), (row.lowest, row.highest))}" for row in labels.itertuples()]
     return "\n".join(lines)
 
 # %% ../nbs/05_study.ipynb #3c769a6b

@@ -71,8 +71,14 @@ def make_targets(
     return torch.where(masks == BORDER, value, (masks == FOREGROUND).long()).unsqueeze(1)
 
 # %% ../nbs/03_unet.ipynb #050b6651
+def _bce(logits, targets):
+    "Binary cross entropy, the mean over the pixels that count; smp's SoftBCEWithLogitsLoss divides by the ignored ones too."
+    counted = (targets != IGNORED).float()
+    return F.binary_cross_entropy_with_logits(logits, targets * counted, counted, reduction="sum") / counted.sum().clamp_min(1)
+
+
 LOSSES = {
-    "bce": lambda: smp.losses.SoftBCEWithLogitsLoss(ignore_index=IGNORED),
+    "bce": lambda: _bce,
     "dice": lambda: smp.losses.DiceLoss("binary", ignore_index=IGNORED),
     "focal": lambda: smp.losses.FocalLoss("binary", ignore_index=IGNORED),
 }
@@ -81,7 +87,7 @@ LOSSES = {
 def make_loss(
     name: str,  # bce, dice or focal; the published study: bce
 ):  # (logits, targets) → scalar
-    "One of segmentation-models-pytorch's losses."
+    "A loss whose ignored pixels have no say: binary cross entropy, or segmentation-models-pytorch's Dice or focal loss."
     check_choice("loss", name, LOSSES)
     loss = LOSSES[name]()
     return lambda logits, targets: loss(logits.float(), targets.float())
