@@ -31,11 +31,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .augmentations import normalise, random_views, two_views
 from .core import generator_for, make_accelerator, repo_root, resolve_path
-from .data import BACKGROUND, DATASETS, ImageData, load_data, load_pairs, near_duplicates, split_data, split_unlabelled
+from .data import BACKGROUND, DATASETS, ImageData, load_data, near_duplicates, split_data, split_unlabelled
 from .evaluation import load_model, overlay
 from .simclr import SimCLR, nt_xent
-from .study import (BASE, UNTRAINED, collect_results, encoder_colours, read_history, read_study, run_dir, set_theme, simclr_params,
-                          split_arm, study_cells, unet_params)
+from .study import (BASE, UNTRAINED, arm_label, collect_results, encoder_colours, read_history, read_study, run_dir, set_theme,
+                          simclr_params, split_arm, study_cells, study_data, unet_params)
 from .unet import count_batch, load_encoder, make_targets, summarise
 
 # %% ../nbs/06_explore.ipynb #b58862f6
@@ -45,21 +45,21 @@ def _font(size: int): return ImageFont.truetype(f"{matplotlib.get_data_path()}/f
 
 def montage(
     tiles: list[list],  # rows of pictures: (S, S, 3) or (3, S, S), uint8 or float in [0, 1]; None leaves a gap
-    captions: list[list[str]],  # one under each tile
+    captions: list[list[str]],  # one under each tile, of one line or more
     side: int = 112,  # pixels of a tile
 ) -> Image.Image:
     "A grid of small pictures, each enlarged without smoothing, so that pixels are seen as they are."
-    width, height, gap = max(map(len, tiles)), len(tiles), 4
-    line = 16 if any(any(row) for row in captions) else 0
-    picture = Image.new("RGB", (width * (side + gap) - gap, height * (side + gap + line) - gap), "white")
+    gap, lines = 4, [max(text.count("\n") + 1 if text else 0 for text in row) for row in captions]
+    tops = np.cumsum([0, *(side + gap + 15 * n for n in lines)]).tolist()
+    picture = Image.new("RGB", (max(map(len, tiles)) * (side + gap) - gap, tops[-1]), "white")
     draw = ImageDraw.Draw(picture)
-    for y, (row, texts) in enumerate(zip(tiles, captions)):
+    for top, row, texts in zip(tops, tiles, captions):
         for x, (tile, text) in enumerate(zip(row, texts)):
-            left, top = x * (side + gap), y * (side + gap + line)
+            left = x * (side + gap)
             if tile is not None:
                 picture.paste(_pillow(tile).resize((side, side), Image.Resampling.NEAREST), (left, top))
                 draw.rectangle((left, top, left + side - 1, top + side - 1), outline="silver")  # a white mask has an edge too
-            draw.text((left + side / 2, top + side + 2), text, "black", _font(11), "ma")
+            draw.text((left + side / 2, top + side + 2), text, "black", _font(11), "ma", 2, "center")
     return picture
 
 
@@ -304,8 +304,8 @@ class StudyModels:
         self.cells = [cell for cell in files if files[cell].is_file() and (self.model_dir(cell) / "config.json").is_file()]
         if not self.cells: raise ValueError(f"The study {self.study['name']} has no evaluated models yet; run it first: snakemake --cores 2 --configfile {file}")
         self.params = unet_params(self.study, *self.cells[0])
-        self.data = load_pairs(self.params["dataset"], self.params["image_size"], data_root or self.params["data_root"], self.params["max_images"])
-        self.test = split_data(self.data, 0.8, self.params["split"], self.params["split_seed"]).test
+        self.data, part = study_data({**self.study, "data_root": data_root or self.study["data_root"]})
+        self.test = part.test
         self.ious = pd.DataFrame({cell: pd.read_csv(files[cell])["iou"] for cell in self.cells})
         if len(self.ious) != len(self.test): raise ValueError(f"The study {self.study['name']} was evaluated on {len(self.ious)} test images, but its file names {len(self.test)}; run it again.")
         self.accelerator, self.kept = make_accelerator("cpu", self.study["precision"]), {}
@@ -354,7 +354,8 @@ def draw_predictions(
         probability = logits.sigmoid()[0, 0].numpy()
         ious[cell] = summarise(count_batch(logits, target, threshold))["iou"]
         columns.append([colour(probability)[..., :3], truth_tile(probability >= threshold), overlay(picture, probability >= threshold, truth)])
-        captions.append([f"{cell[0]}, {cell[1]:.0%}", f"mask at {threshold:.2f}", f"IoU {ious[cell]:.2f}"])
+        name = arm_label(*split_arm(cell[0])).replace(" ", "\n")
+        captions.append([f"{name}, {cell[1]:.0%}", f"mask at {threshold:.2f}", f"IoU {ious[cell]:.2f}"])
     return montage(list(zip(*columns)), list(zip(*captions))), ious
 
 
@@ -396,7 +397,7 @@ def explore_predictions(
         controls["rank"].max = len(models.test) - 1
         image = models.test[order_images(models.ious[cells], order)[rank]]
         picture, ious = draw_predictions(models, cells, image, threshold)
-        said = ", ".join(f"{cell[0]} at {cell[1]:.0%} {iou:.2f}" for cell, iou in ious.items())
+        said = ", ".join(f"{arm_label(*split_arm(cell[0]))} at {cell[1]:.0%} {iou:.2f}" for cell, iou in ious.items())
         return picture, f"Test image {models.data.names[image]}; IoU of {said}. Errors: blue is found, orange found wrongly, pink missed."
 
     controls = {
@@ -449,7 +450,7 @@ def draw_study(
     for (name, recipe), rows in results.groupby(["encoder", "recipe"], sort=False) if len(results) else []:
         look = {"color": colours[name], "ls": "-" if recipe == BASE else "--"}
         means = rows.groupby("label_ratio")["iou"].mean()
-        axes[2].plot(100 * means.index, means, label=name if recipe == BASE else f"{name}, {recipe}", **look)
+        axes[2].plot(100 * means.index, means, label=arm_label(name, recipe), **look)
         axes[2].plot(100 * rows["label_ratio"], rows["iou"], "o", ms=4, color=colours[name])
     axes[0].set(title="pretraining", xlabel="epoch", ylabel="NT-Xent (nats)")
     axes[1].set(title=f"fine-tuning, {ratio:.0%} labelled", xlabel="epoch", ylabel="validation loss")
@@ -465,7 +466,8 @@ def _curve(axis, history: pd.DataFrame, column: str, arm: str, colours: dict):
     "One run's curve, named once an axis; another recipe than the base one is dashed."
     if column not in history or not len(history): return
     (encoder, recipe), known = split_arm(arm), {line.get_label() for line in axis.lines}
-    axis.plot(history["epoch"], history[column], "." + ("-" if recipe == BASE else "--"), color=colours[encoder], label=arm if arm not in known else f"_{arm}")
+    label = arm_label(encoder, recipe)
+    axis.plot(history["epoch"], history[column], "." + ("-" if recipe == BASE else "--"), color=colours[encoder], label=f"_{label}" if label in known else label)
 
 # %% ../nbs/06_explore.ipynb #3e805215
 async def _every(seconds: float, explorer: Explorer, switch: widgets.Checkbox):

@@ -23,6 +23,7 @@ EXECUTABLE = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, (
 REQUIRED = os.environ.get("SIMSEG_BROWSER") == "required"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 MINUTES = 60_000  # in Playwright's milliseconds
+expect.set_options(timeout=30_000)
 
 pytestmark = pytest.mark.skipif(not EXECUTABLE and not REQUIRED, reason="no Chromium here: apt-get install chromium, or set CHROMIUM to its path")
 
