@@ -112,7 +112,6 @@ def site():
     build = subprocess.run([sys.executable, ROOT / "docs" / "build.py"], cwd=ROOT, capture_output=True, text=True)
     assert build.returncode == 0, (build.stdout + build.stderr)[-3000:]
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=ROOT / "_docs" / "html")
-    handler.log_message = lambda *args: None
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -138,6 +137,7 @@ def test_every_navigation_link_leads_to_a_page(site, page):
     for link in dict.fromkeys(links):
         page.goto(f"{site}/index.html")
         page.locator(f".sidebar-tree a[href='{link.removeprefix(site + '/')}']").click()
+        page.wait_for_load_state("networkidle")
         expect(page.locator("h1").first).to_be_visible()
         assert page.url == link and page.title()
         assert not page.locator("img:not([alt]), img[alt='']").count(), link
@@ -164,9 +164,9 @@ def test_dark_mode(site, page):
 
 
 def test_the_site_opens_from_disk(site, page):
-    "No server, no network: the first page, a formula and a saved widget."
+    "No server, no network: the first page, a formula, a saved widget and the search."
     html = ROOT / "_docs" / "html"
-    for name, shown in (("index", "h1"), ("simclr", "mjx-container"), ("explore", ".widget-html img")):
-        page.goto((html / f"{name}.html").as_uri())
+    for name, shown in (("index", "h1"), ("simclr", "mjx-container"), ("explore", ".widget-html img"), ("search", "#search-results li a")):
+        page.goto((html / f"{name}.html").as_uri() + ("?q=NT-Xent" if name == "search" else ""))
         expect(page.locator(shown).first).to_be_visible(timeout=MINUTES)
     assert not page.errors
