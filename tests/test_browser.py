@@ -44,7 +44,8 @@ def page(browser):
     page.errors = []
     page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.on("requestfailed", lambda request: page.errors.append(f"{request.url} failed: {request.failure}"))
+    # aborted: the page was left before all of it had come
+    page.on("requestfailed", lambda request: page.errors.append(f"{request.url} failed: {request.failure}") if request.failure != "net::ERR_ABORTED" else None)
     page.on("request", lambda request: page.errors.append(f"asks a network for {request.url}") if not re.match(r"https?://127\.0\.0\.1|data:|blob:|file:", request.url) else None)
     yield page
     page.close()
