@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .augmentations import normalise, random_pairs
-from .core import (check_choice, check_finite, check_range, epoch_line, generator_for, make_accelerator, progress,
+from .core import (check_choice, check_finite, check_range, compile_model, epoch_line, generator_for, make_accelerator, progress,
                          provenance, resolve_path, seed_for, write_atomic, write_csv, write_json, write_yaml)
 from .data import BORDER, FOREGROUND, load_pairs, split_data, take, to_device
 from .simclr import ENCODERS
@@ -173,6 +173,7 @@ def split_batches(
 # %% ../nbs/03_unet.ipynb #8d258ccd
 def train_epoch(
     model: smp.Unet,
+    forward,  # what to call for its forward pass, as `compile_model` gives
     images: torch.Tensor,  # (N, 3, S, S), uint8
     masks: torch.Tensor,  # (N, S, S), uint8 trimaps
     order: torch.Tensor,  # (M,), indices of the training images, shuffled
@@ -189,7 +190,7 @@ def train_epoch(
     for batch in progress(split_batches(order, params["batch_size"])):
         x, mask = take(images, batch, accelerator.device), take(masks, batch, accelerator.device)
         if params["augment"]: x, mask = random_pairs(x, mask, generator)
-        with accelerator.autocast(): logits = model(normalise(x))
+        with accelerator.autocast(): logits = forward(normalise(x))
         value = loss(logits, make_targets(mask, params["border"]))
         accelerator.backward(value)
         optimizer.step()
@@ -215,6 +216,7 @@ def finetune(
     loss, seed = make_loss(params["loss"]), params["seed"]
     order_generator, augmentation = generator_for(seed, "order"), generator_for(seed, "augmentation", accelerator.device)
     model.to(accelerator.device, memory_format=torch.channels_last)
+    forward = compile_model(model, params["compile"], len(train) * params["epochs"] * images[0, 0].numel(), accelerator.device)
     optimizer = torch.optim.Adam(model.parameters(), params["learning_rate"], fused=True)
     steps = params["epochs"] * len(split_batches(train, params["batch_size"]))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if params["schedule"] == "cosine" else torch.optim.lr_scheduler.ConstantLR(optimizer, 1)
@@ -222,7 +224,7 @@ def finetune(
     for epoch in range(1, params["epochs"] + 1):
         start, rate = time.perf_counter(), optimizer.param_groups[0]["lr"]
         order = train[torch.randperm(len(train), generator=order_generator)].to(images.device)
-        train_loss = train_epoch(model, images, masks, order, params, loss, optimizer, schedule, accelerator, augmentation)
+        train_loss = train_epoch(model, forward, images, masks, order, params, loss, optimizer, schedule, accelerator, augmentation)
         seconds = time.perf_counter() - start
         metrics = summarise(count_images(model, images, masks, val, accelerator, params["border"]))
         val_loss, val_iou = metrics[f"{params['loss']}_loss"], metrics["iou"]

@@ -1,0 +1,80 @@
+"""How many SimCLR views a second? simseg against lightly's transform and torchvision's v2 transforms image by image, and kornia's batch-wise.
+
+Everyone starts from decoded pixels in memory and ends with normalised float tensors. One thread by default, so the rates are per core; with
+--device cuda, simseg's and kornia's views are drawn on the GPU and the others on a core.
+"""
+import time
+
+import kornia.augmentation as K
+import torch
+from common import alternate, finish, parse, summarise, synchronise
+from lightly.transforms import SimCLRTransform
+from PIL import Image
+from torchvision.transforms import v2
+
+from simseg.augmentations import IMAGENET_MEAN, IMAGENET_STD, two_views
+from simseg.core import make_accelerator
+from simseg.data import draw_synthetic
+
+
+def torchvision_view(size: int) -> v2.Transform:
+    "SimCLR's view of one image."
+    return v2.Compose([
+        v2.RandomResizedCrop(size, scale=(0.08, 1), antialias=True), v2.RandomHorizontalFlip(),
+        v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8), v2.RandomGrayscale(0.2),
+        v2.RandomApply([v2.GaussianBlur(2 * (size // 20) + 1, (0.1, 2.0))], 0.5),
+        v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+    ])
+
+
+def kornia_view(size: int) -> torch.nn.Module:
+    "SimCLR's view of each image of a batch."
+    kernel = 2 * (size // 20) + 1
+    return torch.nn.Sequential(
+        K.RandomResizedCrop((size, size), scale=(0.08, 1)), K.RandomHorizontalFlip(p=0.5), K.ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
+        K.RandomGrayscale(p=0.2), K.RandomGaussianBlur((kernel, kernel), (0.1, 2.0), p=0.5),
+        K.Normalize(torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)),
+    )
+
+
+def contestants(size: int, args) -> dict:  # name → function that draws some views and says how many
+    "Every way to draw the views of the same images."
+    device = make_accelerator(args.device).device
+    pixels = torch.from_numpy(draw_synthetic(args.batch, size).images)
+    on_device, generator = pixels.to(device), torch.Generator(device).manual_seed(0)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
+    lightly, per_image, batched = SimCLRTransform(input_size=size), torchvision_view(size), kornia_view(size)
+
+    def several(view):  # one image after the other until about a tenth of a batch is drawn
+        return lambda: sum(view(i) for i in range(max(1, args.batch // 8)))
+
+    return {
+        "simseg": lambda: len(two_views(on_device, generator)),
+        "lightly": several(lambda i: len(lightly(pictures[i]))),
+        "torchvision v2": several(lambda i: len([per_image(pixels[i]) for _ in range(2)])),
+        "kornia": lambda: len(batched(torch.cat([on_device, on_device]).float() / 255)),
+    }, device
+
+
+def rate(draw, seconds: float, device: torch.device):
+    "A function that draws for some seconds and gives views per second."
+    def measure():
+        synchronise(device)
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            count += draw()
+            synchronise(device)
+        return count / (time.perf_counter() - start)
+
+    draw()
+    return measure
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    args = parse(__doc__, sizes=[32, 64, 128, 224], batch=64, seconds=2.0)
+    rows = []
+    for size in args.sizes:
+        draws, device = contestants(size, args)
+        rows += summarise({"pixels": size}, alternate({name: rate(draw, args.seconds, device) for name, draw in draws.items()}, args.rounds), "views/s")
+    finish("views", rows, args)
