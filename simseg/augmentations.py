@@ -35,24 +35,32 @@ def normalise(
     return scaled.div_(std).contiguous(memory_format=torch.channels_last)  # at the end: planes are faster to work on
 
 # %% ../nbs/01_augmentations.ipynb #9e8e438f
+def _interpolate_rows(
+    images: torch.Tensor,  # (N, C, H, W)
+    position: torch.Tensor,  # (N, S), in rows, from 0 to H - 1
+) -> torch.Tensor:  # (N, C, S, W), float
+    "Rows between the image's rows."
+    n, channels, height, width = images.shape
+    upper, rows = position.long().clamp_max(height - 2), images.reshape(-1, width)
+    index = (torch.arange(n * channels, device=images.device).view(n, channels, 1) * height + upper.unsqueeze(1)).flatten()
+    above, below = (rows.index_select(0, i).float().view(n, channels, -1, width) for i in (index, index + 1))
+    return torch.lerp(above, below, (position - upper).view(n, 1, -1, 1))
+
+
 def resized_crop(
-    images: torch.Tensor,  # (N, C, S, S), float
+    images: torch.Tensor,  # (N, C, S, S)
     top: torch.Tensor,  # (N,), first row of the crop
     left: torch.Tensor,  # (N,), first column
     height: torch.Tensor,  # (N,), rows of the crop, at most S
     width: torch.Tensor,  # (N,), columns, at most S
     flip: torch.Tensor,  # (N,), bool: mirror it
-) -> torch.Tensor:  # (N, C, S, S)
-    "Crop, resize and mirror each image, in one pass; equals torchvision's `resized_crop`."
-    n, size = len(images), images.shape[-1]
-    position = (torch.arange(size, device=images.device) + 0.5) / size
-    backwards = flip.view(-1, 1).float()
-    along = {"x": (left, width, position + backwards * (1 - 2 * position)), "y": (top, height, position.expand(n, size))}
-    # pixels from the crop's first to its last, then on grid_sample's scale, where the image is [-1, 1]
-    x, y = ((start.view(-1, 1) + (length.view(-1, 1) * share).clamp(min=0.5).minimum(length.view(-1, 1) - 0.5)) * 2 / size - 1
-            for start, length, share in along.values())
-    grid = torch.stack([x.unsqueeze(1).expand(n, size, size), y.unsqueeze(2).expand(n, size, size)], 3)
-    return F.grid_sample(images, grid, align_corners=False, padding_mode="border")
+) -> torch.Tensor:  # (N, C, S, S), float, on the images' scale
+    "Crop, resize and mirror each image; equals torchvision's `resized_crop`."
+    share = ((torch.arange(images.shape[-1], device=images.device) + 0.5) / images.shape[-1]).expand(len(images), -1)
+    mirrored = torch.where(flip.view(-1, 1), 1 - share, share)
+    y, x = (start.view(-1, 1) + (length.view(-1, 1) * of - 0.5).clamp_min(0).minimum(length.view(-1, 1) - 1)
+            for start, length, of in ((top, height, share), (left, width, mirrored)))
+    return _interpolate_rows(_interpolate_rows(images.transpose(2, 3), x).transpose(2, 3), y)
 
 # %% ../nbs/01_augmentations.ipynb #912cf676
 def random_crops(
@@ -202,7 +210,7 @@ def apply_views(
     drawn: dict,  # as `draw_views` gives
 ) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1]
     "The views with those parameters."
-    views = resized_crop(images.float().div_(255), *(drawn[key] for key in ("top", "left", "height", "width", "flip")))
+    views = resized_crop(images, *(drawn[key] for key in ("top", "left", "height", "width", "flip"))).div_(255)
     views = jitter_colour(views, drawn["order"], drawn["factors"].T, drawn["turn"], drawn["grey"])
     if "sigma" not in drawn: return views
     some, kernel = drawn["blurred"], blur_kernel(drawn["sigma"], images.shape[-1])
