@@ -1,5 +1,5 @@
 # A study file becomes a graph of papermill runs: one for each encoder and seed (SimCLR), and two for each
-# encoder, label ratio and seed (U-Net, evaluation), then the report.
+# arm (encoder and recipe), label ratio and seed (U-Net, evaluation), then the report.
 #
 #     snakemake --cores 2 --configfile params/quickstart.yaml            run it, or what is missing of it
 #     snakemake --cores 2 --configfile params/quickstart.yaml --dry-run  say what would run, and why
@@ -16,25 +16,25 @@ from simseg.core import write_yaml
 
 study = st.check_study(config)
 root = f"outputs/{study['name']}"
-cell = "{encoder}/ratio{ratio}/seed{seed}"
+cell = "{arm}/ratio{ratio}/seed{seed}"
 papermill = f"{shlex.quote(sys.executable)} -m papermill --kernel python3 --log-output --no-progress-bar"
 WHERE = ["data_root", "device", "precision"]  # where a cell runs, not what it is: a change of these reruns nothing
 where = " ".join(f"-r {key} {shlex.quote(study[key])}" for key in WHERE)
 
 wildcard_constraints:
-    encoder=r"\w+", ratio=r"[0-9.]+", seed="[0-9]+"
+    encoder=r"\w+", arm=r"\w+(-\w+)?", ratio=r"[0-9.]+", seed="[0-9]+"
 
 def what(params):
     return yaml.safe_dump({key: value for key, value in params.items() if key not in WHERE}, default_flow_style=True, width=float("inf")).strip()
 
 def pretrained(wildcards):
-    if wildcards.encoder in st.UNTRAINED: return []
-    return f"{root}/simclr/{wildcards.encoder}/seed{wildcards.seed}/encoder.safetensors"
+    encoder, _ = st.split_arm(wildcards.arm)
+    return [] if encoder in st.UNTRAINED else f"{root}/simclr/{encoder}/seed{wildcards.seed}/encoder.safetensors"
 
 rule report:
     input:
         "nbs/05_study.ipynb",
-        [f"{st.run_dir(study, 'evaluation', encoder, seed, ratio)}/metrics.json" for encoder, ratio, seed in st.study_cells(study)],
+        [f"{st.run_dir(study, 'evaluation', arm, seed, ratio)}/metrics.json" for arm, ratio, seed in st.study_cells(study)],
     output: study=f"{root}/study.yaml", results=f"{root}/results.csv", notebook=f"{root}/report.ipynb", html=f"{root}/report.html"
     run:
         write_yaml(output.study, study)
@@ -52,7 +52,7 @@ rule unet:
     input: pretrained
     output: directory(f"{root}/unet/{cell}/model"), f"{root}/unet/{cell}/metrics.json"
     log: f"{root}/unet/{cell}/notebook.ipynb"
-    params: lambda w: what(st.unet_params(study, w.encoder, float(w.ratio), int(w.seed)))
+    params: lambda w: what(st.unet_params(study, w.arm, float(w.ratio), int(w.seed)))
     threads: study["threads"]
     shell: "{papermill} nbs/03_unet.ipynb {log} -y {params[0]:q} {where}"
 
@@ -60,6 +60,6 @@ rule evaluation:
     input: f"{root}/unet/{cell}/model"
     output: f"{root}/evaluation/{cell}/metrics.json"
     log: f"{root}/evaluation/{cell}/notebook.ipynb"
-    params: lambda w: what(st.evaluation_params(study, w.encoder, float(w.ratio), int(w.seed)))
+    params: lambda w: what(st.evaluation_params(study, w.arm, float(w.ratio), int(w.seed)))
     threads: study["threads"]
     shell: "{papermill} nbs/04_evaluation.ipynb {log} -y {params[0]:q} {where}"

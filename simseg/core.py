@@ -106,7 +106,7 @@ def check_known(
     "Raise `ValueError` at the first name that is not known, with the nearest one that is."
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), list(known), 1)
+            near = difflib.get_close_matches(str(name), list(map(str, known)), 1)
             hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(map(str, known))}."
             raise ValueError(f"`{name}` is no {what}; {hint}")
 
@@ -249,13 +249,16 @@ def git_commit() -> str:  # 40 hexadecimal digits, or "unknown" without git or a
 
 def provenance(
     accelerator,  # as `make_accelerator` gives
+    seed: int = 0,  # the run's seed
+    purposes: tuple[str, ...] = (),  # what it decides, as for `seed_for`
 ) -> dict:
-    "Device and precision as resolved, versions, git commit and machine of this run."
+    "Device and precision as resolved, seeds, versions, git commit and machine of this run."
     packages = ["torch", "torchvision", "segmentation-models-pytorch", "timm", "accelerate", "numpy"]
     device = accelerator.device.type
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "precision": "bf16" if accelerator.mixed_precision == "bf16" else "fp32",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", "threads": torch.get_num_threads(),
+        "seeds": {purpose: seed_for(seed, purpose) for purpose in purposes},
         "commit": git_commit(), "python": platform.python_version(), **{p: version(p) for p in packages},
     }

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, BinaryJaccardIndex, BinaryPrecision, BinaryRecall
+from torchmetrics.classification import BinaryJaccardIndex
 
 from simseg.augmentations import normalise, random_views, two_views
 from simseg.core import make_accelerator, parameter_defaults
@@ -71,14 +71,13 @@ def test_4_lars_leaves_out_batch_norm_and_biases():
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_5_metrics_are_those_of_torchmetrics_at_probability_one_half(batch_size):
+def test_5_iou_is_that_of_all_pixels_at_probability_one_half(batch_size):
     "IoU was computed on logits cut to integers (logit 1, not probability 0.5), and averaged over batches."
     generator = torch.Generator().manual_seed(0)
     targets = (torch.rand(64, 1, 12, 12, generator=generator) < torch.rand(64, 1, 1, 1, generator=generator)).long()
     logits = torch.randn(64, 1, 12, 12, generator=generator) + targets  # many between 0 and 1
     ours = summarise(pd.concat([count_batch(*part) for part in zip(logits.split(batch_size), targets.split(batch_size))]))
-    for name, metric in (("iou", BinaryJaccardIndex()), ("f1", BinaryF1Score()), ("precision", BinaryPrecision()), ("recall", BinaryRecall()), ("accuracy", BinaryAccuracy())):
-        assert ours[name] == pytest.approx(metric(logits.sigmoid(), targets).item(), rel=1e-6), name
+    assert ours["iou"] == pytest.approx(BinaryJaccardIndex()(logits.sigmoid(), targets).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("loss, border", [("bce", "pet"), ("dice", "background"), ("focal", "pet"), ("bce", "ignore")])

@@ -1,15 +1,18 @@
 "Runs as users start them, and what bad input is answered with."
+import dataclasses
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
 from simseg.core import parameter_defaults
-from simseg.data import load_data, load_pairs, load_unlabelled, split_data, split_unlabelled
+from simseg.data import draw_synthetic, load_data, load_pairs, load_unlabelled, split_data, split_unlabelled
 from simseg.evaluation import run_evaluation
 from simseg.simclr import run_simclr
 from simseg.unet import run_unet
@@ -106,6 +109,32 @@ def test_a_model_is_not_tested_on_its_training_images(tmp_path):
     with pytest.raises(ValueError, match="was trained with max_images=64"): run_evaluation({**shared, "max_images": 65})
     metrics, _ = run_evaluation({**shared, "max_images": 64})
     assert metrics["n_images"] == 13
+
+
+def test_a_collapse_stops_the_run(tmp_path):
+    params = {**parameter_defaults("02_simclr"), "max_images": 64, "batch_size": 16, "epochs": 5, "optimizer": "adamw", "learning_rate": 1.0, "device": "cpu", "out_dir": str(tmp_path)}
+    with pytest.raises(ValueError, match="collapsed in epoch .* smaller learning_rate"): run_simclr(params)
+    assert len(pd.read_csv(tmp_path / "history.csv")) < 5 and not (tmp_path / "encoder.safetensors").exists()
+
+
+def test_pets_pretrain_without_their_test_images(tmp_path):
+    "The encoder `pets` of a study, here with a set laid out like it: masks, an official split, and a photo that stands on both sides."
+    data = draw_synthetic(60, 32)
+    data = dataclasses.replace(data, official_test=np.arange(60) % 2 == 0, groups=np.r_[0, 0, np.arange(2, 60)])
+    for split in ("random", "official"):
+        part, test = split_unlabelled(data, split=split), split_data(data, 0.8, split).test
+        used = np.r_[part.train, part.val]
+        assert len(used) >= 29 and not set(data.groups[used]) & set(data.groups[test])
+
+
+def test_a_run_records_what_it_ran_on(tmp_path):
+    params = {**parameter_defaults("02_simclr"), "max_images": 64, "batch_size": 16, "epochs": 0, "device": "cpu", "out_dir": str(tmp_path)}
+    run_simclr(params)
+    saved = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    ran_on = saved.pop("ran_on")
+    assert saved == params and {"commit", "machine", "torch", "python"} <= ran_on.keys()
+    assert len(set(ran_on["seeds"].values())) == len(ran_on["seeds"]) == 4
+    assert json.loads((tmp_path / "metrics.json").read_text())["linear_probe_accuracy"] > 0  # of the weights as they are drawn
 
 
 def test_same_parameters_same_metrics(tmp_path):
