@@ -1,8 +1,10 @@
 """What does everything around the model cost? The whole loop (batches, views, loss, schedule, logging) over the bare model step: forward pass, loss, backward
-pass and optimizer on one random batch that is already there, compiled and not.
+pass and optimizer on one random batch that is already there, compiled and not. Settings are stage:pixels:encoder:batch:steps.
+
+    python benchmarks/bench_overhead.py
 """
 import torch
-from common import alternate, finish, parse, rates_of, summarise
+from common import alternate, finish, parse, rates_of, read_setting
 
 from simseg.core import compile_model, make_accelerator, parameter_defaults
 from simseg.data import draw_synthetic, to_device
@@ -38,15 +40,13 @@ def whole_loop(stage: str, size: int, encoder: str, batch: int, accelerator, com
 
 
 if __name__ == "__main__":
-    args = parse(__doc__, settings=["simclr:32:resnet18:128", "simclr:64:resnet18:128", "simclr:128:resnet50:32", "unet:64:resnet18:32", "unet:224:resnet50:8"],
-                 steps=4)
+    args = parse(__doc__, settings=["simclr:32:resnet18:128:8", "simclr:64:resnet18:128:4", "simclr:128:resnet50:32:4", "unet:64:resnet18:32:4", "unet:224:resnet50:8:4"], rounds=5)
     rows = []
     for setting in args.settings:
-        stage, size, encoder, batch = (int(v) if v.isdigit() else v for v in setting.split(":"))
-        accelerator, n = make_accelerator(args.device), args.steps * batch
-        same = stage, size, encoder, batch, accelerator
-        loops = {"simseg": whole_loop(*same, "on", args.steps), "simseg, not compiled": whole_loop(*same, "off", args.steps),
-                 "bare step": bare_steps(*same, "on", args.steps), "bare step, not compiled": bare_steps(*same, "off", args.steps)}
-        measured = alternate({name: rates_of(epochs, n, accelerator.device) for name, epochs in loops.items()}, args.rounds)
-        rows += summarise({"stage": stage, "pixels": size, "encoder": encoder, "batch": batch}, measured, "images/s")
+        stage, size, encoder, batch, steps = read_setting(setting)
+        accelerator = make_accelerator(args.device)
+        loops = {f"{name}{', compiled' * (compile == 'on')}": loop(stage, size, encoder, batch, accelerator, compile, steps)
+                 for name, loop in (("simseg", whole_loop), ("bare step", bare_steps)) for compile in ("off", "on")}
+        rates = {name: rates_of(epochs, steps * batch, accelerator.device) for name, epochs in loops.items()}
+        rows += alternate({"stage": stage, "pixels": size, "encoder": encoder, "batch": batch}, rates, "images/s", args.rounds)
     finish("overhead", rows, args)

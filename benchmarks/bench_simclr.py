@@ -1,7 +1,10 @@
 """How fast is the whole SimCLR loop? simseg's `pretrain` against lightly's documented loop, on the same images, encoder and batch.
 
 lightly's side is its SimCLR tutorial as printed (LightlyDataset of a folder, SimCLRTransform, DataLoader, SimCLRProjectionHead, NTXentLoss, SGD, fp32), with
-as many workers as there are threads; the first epoch, with its start of workers, compilation and decoding into the cache, is not counted for either.
+as many workers as there are threads. The first epoch, in which workers start, images are decoded into the cache and models are compiled, counts for neither.
+Settings are pixels:encoder:batch:steps.
+
+    python benchmarks/bench_simclr.py
 """
 import os
 import tempfile
@@ -9,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torchvision
-from common import alternate, finish, parse, rates_of, summarise
+from common import alternate, finish, parse, rates_of, read_setting
 from lightly.data import LightlyDataset
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
@@ -67,17 +70,18 @@ def lightly_epochs(folder: Path, size: int, encoder: str, batch: int, device: to
 
 
 if __name__ == "__main__":
-    args = parse(__doc__, settings=["32:resnet18:128", "64:resnet18:128", "128:resnet50:32", "224:resnet50:32"], steps=4, compile="auto")
+    args = parse(__doc__, settings=["32:resnet18:128:8", "64:resnet18:128:4", "128:resnet50:32:4", "224:resnet50:32:2"], compile="off", rounds=5)
     rows = []
     for setting in args.settings:
-        size, encoder, batch = (int(v) if v.isdigit() else v for v in setting.split(":"))
-        accelerator, n = make_accelerator(args.device), args.steps * batch
+        size, encoder, batch, steps = read_setting(setting)
+        accelerator, n = make_accelerator(args.device), steps * batch
         with tempfile.TemporaryDirectory() as folder:
             os.environ["SIMSEG_CACHE"] = f"{folder}/cache"
             (pictures := Path(folder) / "pictures").mkdir()
             write_pictures(pictures, n, size)
             loops = {"simseg": simseg_epochs(pictures, size, encoder, batch, accelerator, args.compile),
                      "lightly": lightly_epochs(pictures, size, encoder, batch, accelerator.device, args.threads)}
-            measured = alternate({name: rates_of(epochs, n, accelerator.device) for name, epochs in loops.items()}, args.rounds)
-        rows += summarise({"pixels": size, "encoder": encoder, "batch": batch}, measured, "images/s")
+            rates = {name: rates_of(epochs, n, accelerator.device) for name, epochs in loops.items()}
+            rows += alternate({"pixels": size, "encoder": encoder, "batch": batch}, rates, "images/s", args.rounds)
+            for epochs in loops.values(): epochs.close()
     finish("simclr", rows, args)

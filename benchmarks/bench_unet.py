@@ -2,7 +2,9 @@
 
 The example's side is `binary_segmentation_intro` as printed: its OxfordPetDataset read and resized by the workers of a DataLoader, normalisation in the model,
 Dice loss, counting in every step, Adam with a cosine, fp32 (without Lightning's own time). Both train the same U-Net on the same images; ours counts its
-validation too, a tenth of the images after every epoch, and the example does not.
+validation too, a tenth of the images after every epoch, and the example does not. Settings are pixels:encoder:batch:steps.
+
+    python benchmarks/bench_unet.py
 """
 import os
 import tempfile
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
-from common import alternate, finish, parse, rates_of, summarise
+from common import alternate, finish, parse, rates_of, read_setting
 from PIL import Image
 from segmentation_models_pytorch.datasets import OxfordPetDataset
 from torch import nn
@@ -99,16 +101,17 @@ def example_epochs(folder: Path, size: int, encoder: str, batch: int, device: to
 
 
 if __name__ == "__main__":
-    args = parse(__doc__, settings=["64:resnet18:32", "224:resnet50:8"], steps=4, compile="auto")
+    args = parse(__doc__, settings=["64:resnet18:32:4", "224:resnet50:8:4"], compile="off", rounds=5)
     rows = []
     for setting in args.settings:
-        size, encoder, batch = (int(v) if v.isdigit() else v for v in setting.split(":"))
-        accelerator, n = make_accelerator(args.device), args.steps * batch
+        size, encoder, batch, steps = read_setting(setting)
+        accelerator, n = make_accelerator(args.device), steps * batch
         with tempfile.TemporaryDirectory() as folder:
             os.environ["SIMSEG_CACHE"] = f"{folder}/cache"
             write_pairs(Path(folder), n, size)
             loops = {"simseg": simseg_epochs(Path(folder), size, encoder, batch, accelerator, args.compile),
                      "smp's example": example_epochs(Path(folder), size, encoder, batch, accelerator.device, args.threads)}
-            measured = alternate({name: rates_of(epochs, n, accelerator.device) for name, epochs in loops.items()}, args.rounds)
-        rows += summarise({"pixels": size, "encoder": encoder, "batch": batch}, measured, "images/s")
+            rates = {name: rates_of(epochs, n, accelerator.device) for name, epochs in loops.items()}
+            rows += alternate({"pixels": size, "encoder": encoder, "batch": batch}, rates, "images/s", args.rounds)
+            for epochs in loops.values(): epochs.close()
     finish("unet", rows, args)

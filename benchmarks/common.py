@@ -5,16 +5,24 @@ import time
 
 import torch
 
-from simseg.core import make_accelerator, progress, provenance, resolve_path, write_json
+from simseg.core import make_accelerator, provenance, resolve_path, write_json
+
+HELP = {
+    "rounds": "alternations; the table holds their medians", "device": "auto, cpu or cuda", "threads": "CPU threads, and workers of the peers' loaders",
+    "size": "pixels of a side", "sizes": "pixels of a side", "images": "how many images", "encoder": "resnet18, resnet34, resnet50, …", "batch": "images a step",
+    "steps": "training steps a round", "seconds": "how long one contestant draws in a round", "compile": "auto, on or off, as the parameter of 02_simclr and 03_unet",
+    "settings": "what to compare, parts joined by colons", "dataset": "as 03_unet's", "data_root": "as 03_unet's", "epochs": "of pretraining; two more of fine-tuning",
+    "seeds": "a run each",
+}
 
 
 def parse(
     description: str,  # the script's docstring
     **options,  # name → default; a list stands for several values
-) -> argparse.Namespace:  # those, and `rounds`, `device`, `threads`
+) -> argparse.Namespace:  # those, `device` and `threads`
     "Options of a benchmark."
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    for name, default in {**options, "rounds": 5, "device": "auto", "threads": torch.get_num_threads()}.items():
+    parser = argparse.ArgumentParser(description=description, formatter_class=type("", (argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter), {}))
+    for name, default in {**options, "device": "auto", "threads": torch.get_num_threads()}.items():
         several = isinstance(default, list)
         parser.add_argument(f"--{name}", type=type(default[0] if several else default), nargs="+" if several else None, default=default, help=HELP[name])
     args = parser.parse_args()
@@ -22,28 +30,16 @@ def parse(
     return args
 
 
-HELP = {
-    "rounds": "alternations; the table holds their medians", "device": "auto, cpu or cuda", "threads": "CPU threads, and workers of the peers' loaders",
-    "sizes": "pixels of a side", "images": "how many images", "encoder": "the ResNet: resnet18, resnet34, resnet50, …", "batch": "images a step",
-    "steps": "training steps a round", "seconds": "how long one contestant draws in a round", "compile": "auto, on or off, as the parameter of 02_simclr and 03_unet",
-    "settings": "size:encoder:batch of each comparison",
-}
+def read_setting(
+    text: str,  # "simclr:64:resnet18:128"
+) -> list:  # its parts, numbers as integers
+    "One entry of --settings."
+    return [int(part) if part.isdigit() else part for part in text.split(":")]
 
 
 def synchronise(device: torch.device):
     "Wait for the GPU, so that a clock read next means something."
     if device.type == "cuda": torch.cuda.synchronize()
-
-
-def alternate(
-    contestants: dict,  # name → function without arguments that gives one measurement
-    rounds: int,
-) -> dict:  # name → its measurements, one a round
-    "Measure each in turn, round after round, so that a machine that slows down slows all of them."
-    measured = {name: [] for name in contestants}
-    for _ in progress(range(rounds)):
-        for name, measure in contestants.items(): measured[name].append(measure())
-    return measured
 
 
 def rates_of(
@@ -63,26 +59,32 @@ def rates_of(
     return one_epoch
 
 
-def summarise(
-    setting: dict,  # what the row is about: size, encoder, …
-    measured: dict,  # as `alternate` gives, `simseg` among them
+def alternate(
+    setting: dict,  # what is compared: size, encoder, …
+    contestants: dict,  # name → function without arguments that gives one measurement; `simseg` comes first
     unit: str,  # "views/s"
-) -> list[dict]:  # one row a contestant
-    "Median and range of each, and how many times faster simseg is, as the median over the alternations."
-    times = {name: [own / other for own, other in zip(measured["simseg"], values)] for name, values in measured.items()}
-    return [{**setting, "what": name, unit: round(statistics.median(values), 1), "lowest": round(min(values), 1), "highest": round(max(values), 1),
-             "simseg is": f"{statistics.median(times[name]):.2f}×"} for name, values in measured.items()]
+    rounds: int,
+) -> list[dict]:  # a row a contestant: median, range, and how many times simseg's rate is its rate, as the median over the rounds
+    "Measure each in turn, round after round, so that a machine that slows down slows all of them."
+    measured = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, measure in contestants.items(): measured[name].append(measure())
+    times = {name: statistics.median(own / other for own, other in zip(measured["simseg"], rates)) for name, rates in measured.items()}
+    rows = [{**setting, "what": name, unit: round(statistics.median(rates), 1), "lowest": round(min(rates), 1), "highest": round(max(rates), 1),
+             "simseg / it": round(times[name], 2)} for name, rates in measured.items()]
+    print(*setting.values(), {name: value for name, value in times.items() if name != "simseg"}, flush=True)
+    return rows
 
 
 def finish(
     name: str,  # of the benchmark
-    rows: list[dict],
+    rows: list[dict],  # of its table
     args: argparse.Namespace,
+    **more,  # for the file alone
 ):
     "Print the table; write outputs/benchmarks/<name>.json with the options, the versions and the machine."
-    widths = {key: max(len(key), *(len(str(row.get(key, ""))) for row in rows)) for key in rows[0]}
-    print("  ".join(key.rjust(width) for key, width in widths.items()))
-    for row in rows: print("  ".join(str(row.get(key, "")).rjust(width) for key, width in widths.items()))
+    widths = {key: max(len(str(row.get(key, ""))) for row in [{key: key}, *rows]) for key in rows[0]}
+    for row in [dict(zip(widths, widths)), *rows]: print("  ".join(str(row.get(key, "")).rjust(width) for key, width in widths.items()))
     machine = provenance(make_accelerator(args.device))
-    path = write_json(resolve_path("outputs/benchmarks") / f"{name}.json", {"options": vars(args), "ran_on": machine, "rows": rows})
-    print(f"\n{machine['machine']}, {args.threads} threads, {machine['device']}, {machine['precision']}, torch {machine['torch']} → {path}")
+    path = write_json(resolve_path("outputs/benchmarks") / f"{name}.json", {"options": vars(args), "ran_on": machine, "rows": rows, **more})
+    print(f"\n{machine['machine']}, {args.threads} threads, {machine['device']}, {machine['precision']}, torch {machine['torch']}; written to {path}")

@@ -30,9 +30,13 @@ def normalise(
     images: torch.Tensor,  # (N, 3, H, W), uint8, or float in [0, 1]
 ) -> torch.Tensor:  # (N, 3, H, W), float32, channels_last
     "The scaling of every model's input."
+    return _scale(images).contiguous(memory_format=torch.channels_last)  # last, since whole planes are faster to work on
+
+
+def _scale(images):
+    "As `normalise`, plane by plane."
     mean, std = (_constant(v, images.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    scaled = images - mean if images.is_floating_point() else images.float().div_(255).sub_(mean)
-    return scaled.div_(std).contiguous(memory_format=torch.channels_last)  # at the end: planes are faster to work on
+    return (images - mean if images.is_floating_point() else images.float().div_(255).sub_(mean)).div_(std)
 
 # %% ../nbs/01_augmentations.ipynb #9e8e438f
 def _interpolate_rows(
@@ -252,7 +256,7 @@ def two_views(
     "Two independent views of each image in one batch, ready for one forward pass."
     both = torch.cat([images, images])
     views = torch.empty(both.shape, device=both.device, memory_format=torch.channels_last)
-    return _in_blocks(lambda *block: normalise(apply_views(*block)), both, draw_views(len(both), both.shape[-1], generator, **how), views)
+    return _in_blocks(lambda *block: _scale(apply_views(*block)), both, draw_views(len(both), both.shape[-1], generator, **how), views)
 
 # %% ../nbs/01_augmentations.ipynb #91c5b359
 def random_pairs(
