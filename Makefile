@@ -5,7 +5,7 @@ STUDY  ?= quickstart
 BIN    := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo study test lab export readme notebooks clean
+.PHONY: help install demo study test lab docs export readme notebooks clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -33,6 +33,9 @@ test: install    ## execute every notebook and run the tests
 
 lab: install     ## open JupyterLab on the notebooks
 	jupyter lab nbs
+
+docs: install    ## build the site in _docs/html; it opens from disk, without a network
+	python docs/build.py
 
 export: install  ## write simseg/*.py from the notebooks
 	nbdev_export
