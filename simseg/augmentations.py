@@ -242,21 +242,24 @@ def _in_blocks(
 def random_views(
     images: torch.Tensor,  # (N, 3, S, S), uint8
     generator: torch.Generator,  # on the images' device
-    **how,  # jitter_strength, blur and min_scale, as for `draw_views`
+    jitter_strength: float = 1.0,  # of the colour jitter; SimCLR, appendix A: 1.0
+    blur: bool = True,  # blur half of the views; SimCLR, appendix A
+    min_scale: float = 0.08,  # smallest crop, as a share of the area
 ) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1]
     "One random view of each image, with parameters of its own."
-    return _in_blocks(apply_views, images, draw_views(len(images), images.shape[-1], generator, **how), torch.empty(images.shape, device=images.device))
+    drawn = draw_views(len(images), images.shape[-1], generator, jitter_strength, blur, min_scale)
+    return _in_blocks(apply_views, images, drawn, torch.empty(images.shape, device=images.device))
 
 
 def two_views(
     images: torch.Tensor,  # (N, 3, S, S), uint8
     generator: torch.Generator,
-    **how,  # as for `random_views`
+    **views,  # as for `random_views`
 ) -> torch.Tensor:  # (2N, 3, S, S), normalised: the first views of all images, then the second
     "Two independent views of each image in one batch, ready for one forward pass."
     both = torch.cat([images, images])
-    views = torch.empty(both.shape, device=both.device, memory_format=torch.channels_last)
-    return _in_blocks(lambda *block: _scale(apply_views(*block)), both, draw_views(len(both), both.shape[-1], generator, **how), views)
+    drawn, out = draw_views(len(both), both.shape[-1], generator, **views), torch.empty(both.shape, device=both.device, memory_format=torch.channels_last)
+    return _in_blocks(lambda *block: _scale(apply_views(*block)), both, drawn, out)
 
 # %% ../nbs/01_augmentations.ipynb #91c5b359
 def random_pairs(

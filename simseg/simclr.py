@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
@@ -38,8 +37,10 @@ class SimCLR(nn.Module):
         dim: int = 128,  # length of the projection; the paper, section 4.2: 128
     ):
         super().__init__()
+        from torchvision.models import get_model  # here, as it takes longer to import than all the rest
+
         check_choice("encoder_name", encoder_name, ENCODERS)
-        self.encoder = torchvision.models.get_model(encoder_name, weights=None)
+        self.encoder = get_model(encoder_name, weights=None)
         features, self.encoder.fc = self.encoder.fc.in_features, nn.Identity()
         self.head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, dim))
 
