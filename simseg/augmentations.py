@@ -41,14 +41,14 @@ def _scale(images):
 # %% ../nbs/01_augmentations.ipynb #9e8e438f
 def _interpolate_rows(
     images: torch.Tensor,  # (N, C, H, W)
-    position: torch.Tensor,  # (N, S), in rows, from 0 to H - 1
+    position: torch.Tensor,  # (N, S), float64, in rows, from 0 to H - 1
 ) -> torch.Tensor:  # (N, C, S, W), float
     "Rows between the image's rows."
     n, channels, height, width = images.shape
     upper, rows = position.long().clamp_max(height - 2), images.reshape(-1, width)
     index = (torch.arange(n * channels, device=images.device).view(n, channels, 1) * height + upper.unsqueeze(1)).flatten()
     above, below = (rows.index_select(0, i).float().view(n, channels, -1, width) for i in (index, index + 1))
-    return torch.lerp(above, below, (position - upper).view(n, 1, -1, 1))
+    return torch.lerp(above, below, (position - upper).float().view(n, 1, -1, 1))
 
 
 def resized_crop(
@@ -60,7 +60,8 @@ def resized_crop(
     flip: torch.Tensor,  # (N,), bool: mirror it
 ) -> torch.Tensor:  # (N, C, S, S), float, on the images' scale
     "Crop, resize and mirror each image; equals torchvision's `resized_crop`."
-    share = ((torch.arange(images.shape[-1], device=images.device) + 0.5) / images.shape[-1]).expand(len(images), -1)
+    # float64, since a position of 200 in float32 is exact to 1e-5 only
+    share = ((torch.arange(images.shape[-1], device=images.device, dtype=torch.float64) + 0.5) / images.shape[-1]).expand(len(images), -1)
     mirrored = torch.where(flip.view(-1, 1), 1 - share, share)
     y, x = (start.view(-1, 1) + (length.view(-1, 1) * of - 0.5).clamp_min(0).minimum(length.view(-1, 1) - 1)
             for start, length, of in ((top, height, share), (left, width, mirrored)))
