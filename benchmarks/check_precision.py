@@ -1,6 +1,6 @@
 """Does bfloat16 move a result? The same small study (SimCLR, fine-tuning, test set) in fp32 and in bf16, each with several seeds.
 
-    python benchmarks/check_precision.py --data_root /path/to/data
+    python benchmarks/check_precision.py --data-root /path/to/data
 
 A metric passes where the two means lie closer than two standard errors of their difference, as the seeds' spread has it.
 """

@@ -24,7 +24,7 @@ def parse(
     parser = argparse.ArgumentParser(description=description, formatter_class=type("", (argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter), {}))
     for name, default in {**options, "device": "auto", "threads": torch.get_num_threads()}.items():
         several = isinstance(default, list)
-        parser.add_argument(f"--{name}", type=type(default[0] if several else default), nargs="+" if several else None, default=default, help=HELP[name])
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default[0] if several else default), nargs="+" if several else None, default=default, help=HELP[name])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     return args

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from .augmentations import normalise, two_views
-from .core import (check_choice, check_finite, check_range, compile_model, epoch_line, generator_for, make_accelerator, progress,
+from .core import (COMPILE, check_choice, check_finite, check_range, compile_model, epoch_line, generator_for, make_accelerator, progress,
                          provenance, resolve_path, seed_for, write_atomic, write_csv, write_json, write_yaml)
 from .data import load_unlabelled, split_unlabelled, take, to_device
 
@@ -290,7 +290,7 @@ def check_simclr(
     for name in ("projection_hidden", "projection_dim", "image_size"): check_range(name, params[name], 1)
     check_range("batch_size", params["batch_size"], 2)
     for name in ("temperature", "learning_rate"): check_range(name, params[name], 0, open_low=True)
-    for name, choices in (("encoder_name", ENCODERS), ("optimizer", OPTIMIZERS)): check_choice(name, params[name], choices)
+    for name, choices in (("encoder_name", ENCODERS), ("optimizer", OPTIMIZERS), ("compile", COMPILE)): check_choice(name, params[name], choices)
 
 # %% ../nbs/02_simclr.ipynb #d4831afd
 SEEDED = ("weights", "order", "views", "validation views")  # what a run's seed decides

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .augmentations import normalise, random_pairs
-from .core import (check_choice, check_finite, check_range, compile_model, epoch_line, generator_for, make_accelerator, progress,
+from .core import (COMPILE, check_choice, check_finite, check_range, compile_model, epoch_line, generator_for, make_accelerator, progress,
                          provenance, resolve_path, seed_for, write_atomic, write_csv, write_json, write_yaml)
 from .data import BORDER, FOREGROUND, load_pairs, split_data, take, to_device
 from .simclr import ENCODERS
@@ -270,7 +270,7 @@ def check_unet(
     check_range("batch_size", params["batch_size"], 2)
     check_range("learning_rate", params["learning_rate"], 0, open_low=True)
     check_range("label_ratio", params["label_ratio"], 0, 0.8, open_low=True)
-    for name, choices in (("encoder_name", ENCODERS), ("schedule", SCHEDULES), ("loss", LOSSES), ("border", BORDERS)): check_choice(name, params[name], choices)
+    for name, choices in (("encoder_name", ENCODERS), ("schedule", SCHEDULES), ("loss", LOSSES), ("border", BORDERS), ("compile", COMPILE)): check_choice(name, params[name], choices)
     if params["image_size"] % 32: raise ValueError(f"image_size={params['image_size']} does not suit a U-Net; take a multiple of 32.")
 
 # %% ../nbs/03_unet.ipynb #49e1c860
