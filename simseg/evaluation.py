@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import segmentation_models_pytorch as smp
 import torch
 
 from .core import check_range, make_accelerator, provenance, resolve_path, write_atomic, write_csv, write_json, write_yaml
@@ -84,11 +83,13 @@ def load_model(
     model_dir: str | Path,  # `model/`, as 03_unet writes it
 ):  # the model, in evaluation mode, and its preprocessing.json
     "Open a fine-tuned model; raises `FileNotFoundError` where there is none."
+    from segmentation_models_pytorch import from_pretrained
+
     folder = resolve_path(model_dir)
     for name in ("config.json", "preprocessing.json"):
         if not (folder / name).is_file(): raise FileNotFoundError(f"There is no model in {folder} ({name} is missing); give the folder model/ that 03_unet wrote.")
     preprocessing = json.loads((folder / "preprocessing.json").read_text())
-    with contextlib.redirect_stdout(None): model = smp.from_pretrained(folder)  # which prints that it loads
+    with contextlib.redirect_stdout(None): model = from_pretrained(folder)  # which prints that it loads
     return model.eval(), preprocessing
 
 # %% ../nbs/04_evaluation.ipynb #6fa7032e

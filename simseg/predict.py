@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
@@ -30,6 +29,8 @@ def open_model(
     image_size: int = 0,  # pixels of a side that the model sees; 0 reads it from preprocessing.json
 ):  # the model, in evaluation mode and giving logits, and its image size
     "Open a segmentation model; raises `FileNotFoundError` or `ValueError` for a folder that holds none of one class."
+    from segmentation_models_pytorch import from_pretrained  # here, as it takes longer to import than all the rest
+
     folder = resolve_path(model_dir)
     if not (folder / "config.json").is_file(): raise FileNotFoundError(f"There is no model in {folder} (config.json is missing); give the folder model/ that 03_unet wrote.")
     saved, config = folder / "preprocessing.json", json.loads((folder / "config.json").read_text())
@@ -38,7 +39,7 @@ def open_model(
     if size < 0 or size % 32: raise ValueError(f"image_size={size} does not suit the model; take a multiple of 32.")
     if config.get("classes", 1) != 1: raise ValueError(f"The model in {folder} has {config['classes']} classes; simseg tells one kind of thing from its background.")
     # without weights and activation, whatever the config says: from_pretrained would download the one, and the other would be applied twice
-    with contextlib.redirect_stdout(None): model = smp.from_pretrained(folder, encoder_weights=None, activation=None)
+    with contextlib.redirect_stdout(None): model = from_pretrained(folder, encoder_weights=None, activation=None)
     return model.eval(), size
 
 # %% ../nbs/04_predict.ipynb #5aa6bfc4

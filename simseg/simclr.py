@@ -15,12 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
 from .augmentations import normalise, two_views
-from .core import (check_choice, check_finite, check_range, epoch_line, generator_for, make_accelerator, progress,
+from .core import (COMPILE, check_choice, check_finite, check_range, compile_model, epoch_line, generator_for, make_accelerator, progress,
                          provenance, resolve_path, seed_for, write_atomic, write_csv, write_json, write_yaml)
 from .data import load_unlabelled, split_unlabelled, take, to_device
 
@@ -38,8 +37,10 @@ class SimCLR(nn.Module):
         dim: int = 128,  # length of the projection; the paper, section 4.2: 128
     ):
         super().__init__()
+        from torchvision.models import get_model  # here, as it takes longer to import than all the rest
+
         check_choice("encoder_name", encoder_name, ENCODERS)
-        self.encoder = torchvision.models.get_model(encoder_name, weights=None)
+        self.encoder = get_model(encoder_name, weights=None)
         features, self.encoder.fc = self.encoder.fc.in_features, nn.Identity()
         self.head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, dim))
 
@@ -197,6 +198,7 @@ def check_collapse(
 # %% ../nbs/02_simclr.ipynb #12f6d3cc
 def train_epoch(
     model: SimCLR,
+    forward,  # what to call for its forward pass, as `compile_model` gives
     images: torch.Tensor,  # (N, 3, S, S), uint8
     order: torch.Tensor,  # (M,), indices of the training images, shuffled
     batch_size: int,
@@ -211,7 +213,7 @@ def train_epoch(
     model.train()
     losses = []
     for batch in progress(order[:len(order) // batch_size * batch_size].split(batch_size)):
-        first, second = model(two_views(take(images, batch, accelerator.device), generator, **views)).chunk(2)
+        first, second = forward(two_views(take(images, batch, accelerator.device), generator, **views)).chunk(2)
         loss = nt_xent(first, second, temperature)
         accelerator.backward(loss)
         optimizer.step()
@@ -259,10 +261,11 @@ def pretrain(
     optimizer = make_optimizer(model, params["optimizer"], params["learning_rate"], params["weight_decay"])
     schedule = make_schedule(optimizer, steps * params["epochs"], steps * params["warmup_epochs"])
     model, optimizer = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
+    forward = compile_model(model, params["compile"], 2 * steps * batch_size * params["epochs"] * images[0, 0].numel(), accelerator.device)
     for epoch in range(1, params["epochs"] + 1):
         start, rate = time.perf_counter(), optimizer.param_groups[0]["lr"]
         order = train[torch.randperm(len(train), generator=order_generator)].to(images.device)
-        row = {"epoch": epoch, "loss": train_epoch(model, images, order, batch_size, temperature, optimizer, schedule, accelerator, view_generator, **views)}
+        row = {"epoch": epoch, "loss": train_epoch(model, forward, images, order, batch_size, temperature, optimizer, schedule, accelerator, view_generator, **views)}
         seconds = time.perf_counter() - start
         if len(held_out) > 1: row |= validate(model, images, held_out, batch_size, temperature, stream("validation views"), **views)
         row |= classify(model.encoder, images, labels, train, held_out, accelerator, {"knn_accuracy": knn_accuracy})
@@ -287,7 +290,7 @@ def check_simclr(
     for name in ("projection_hidden", "projection_dim", "image_size"): check_range(name, params[name], 1)
     check_range("batch_size", params["batch_size"], 2)
     for name in ("temperature", "learning_rate"): check_range(name, params[name], 0, open_low=True)
-    for name, choices in (("encoder_name", ENCODERS), ("optimizer", OPTIMIZERS)): check_choice(name, params[name], choices)
+    for name, choices in (("encoder_name", ENCODERS), ("optimizer", OPTIMIZERS), ("compile", COMPILE)): check_choice(name, params[name], choices)
 
 # %% ../nbs/02_simclr.ipynb #d4831afd
 SEEDED = ("weights", "order", "views", "validation views")  # what a run's seed decides

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
 from .augmentations import normalise, random_pairs
-from .core import (check_choice, check_finite, check_range, epoch_line, generator_for, make_accelerator, progress,
+from .core import (COMPILE, check_choice, check_finite, check_range, compile_model, epoch_line, generator_for, make_accelerator, progress,
                          provenance, resolve_path, seed_for, write_atomic, write_csv, write_json, write_yaml)
 from .data import BORDER, FOREGROUND, load_pairs, split_data, take, to_device
 from .simclr import ENCODERS
@@ -46,8 +45,10 @@ def load_encoder(
 def make_unet(
     encoder: str = "scratch",  # scratch, imagenet, or the folder or file that 02_simclr wrote
     encoder_name: str = "resnet50",  # one of `ENCODERS`; the published study: resnet50
-) -> smp.Unet:  # (N, 3, S, S), normalised, S a multiple of 32 → logits (N, 1, S, S)
+) -> nn.Module:  # an smp.Unet: (N, 3, S, S), normalised, S a multiple of 32 → logits (N, 1, S, S)
     "A U-Net for one class, its encoder initialised as `encoder` says."
+    import segmentation_models_pytorch as smp  # here and below, as it takes longer to import than all the rest
+
     check_choice("encoder_name", encoder_name, ENCODERS)
     try: model = smp.Unet(encoder_name, encoder_weights="imagenet" if encoder == "imagenet" else None, in_channels=3, classes=1)
     except Exception as error:  # each way a download can fail has a class of its own
@@ -77,19 +78,17 @@ def _bce(logits, targets):
     return F.binary_cross_entropy_with_logits(logits, targets * counted, counted, reduction="sum") / counted.sum().clamp_min(1)
 
 
-LOSSES = {
-    "bce": lambda: _bce,
-    "dice": lambda: smp.losses.DiceLoss("binary", ignore_index=IGNORED),
-    "focal": lambda: smp.losses.FocalLoss("binary", ignore_index=IGNORED),
-}
+LOSSES = ["bce", "dice", "focal"]
 
 
 def make_loss(
     name: str,  # bce, dice or focal; the published study: bce
 ):  # (logits, targets) → scalar
     "A loss whose ignored pixels have no say: binary cross entropy, or segmentation-models-pytorch's Dice or focal loss."
+    from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
+
     check_choice("loss", name, LOSSES)
-    loss = LOSSES[name]()
+    loss = {"bce": _bce, "dice": DiceLoss("binary", ignore_index=IGNORED), "focal": FocalLoss("binary", ignore_index=IGNORED)}[name]
     return lambda logits, targets: loss(logits.float(), targets.float())
 
 # %% ../nbs/03_unet.ipynb #df28a347
@@ -99,9 +98,11 @@ def count_batch(
     threshold: float = 0.5,  # probability from which a pixel is called foreground
 ) -> pd.DataFrame:  # B rows: tp, fp, fn, tn in pixels, and sums for the losses
     "What the metrics need to know of each image."
+    from segmentation_models_pytorch.metrics import get_stats
+
     counted = targets != IGNORED
     truth, probability = targets * counted, logits.sigmoid()
-    tp, fp, fn, tn = smp.metrics.get_stats(probability.masked_fill(~counted, -1.0), truth, mode="binary", threshold=threshold)
+    tp, fp, fn, tn = get_stats(probability.masked_fill(~counted, -1.0), truth, mode="binary", threshold=threshold)
     per_image = lambda values: (values * counted).double().sum((1, 2, 3))
     bce = F.binary_cross_entropy_with_logits(logits, truth.float(), reduction="none")
     focal = (1 - torch.exp(-bce)) ** 2 * bce  # γ = 2, as smp.losses.FocalLoss
@@ -115,16 +116,18 @@ def summarise(
     counts: pd.DataFrame,  # a row an image, as `count_batch` gives
 ) -> dict:  # metric → value
     "The metrics of a whole test set; of images without foreground that none was found in, the IoU is 1."
+    from segmentation_models_pytorch import metrics
+
     stats = [torch.tensor(counts[c].to_numpy()[:, None]) for c in ("tp", "fp", "fn", "tn")]
     score = lambda function, reduction="micro": function(*stats, reduction=reduction).item()
     total = counts.sum(numeric_only=True)
     pixels = total[["tp", "fp", "fn", "tn"]].sum()
     return {
-        "iou": score(smp.metrics.iou_score), "iou_per_image": score(smp.metrics.iou_score, "micro-imagewise"),
-        "f1": score(smp.metrics.f1_score), "dice_loss": float(1 - 2 * total["overlap"] / max(total["mass"], 1e-7)),
+        "iou": score(metrics.iou_score), "iou_per_image": score(metrics.iou_score, "micro-imagewise"),
+        "f1": score(metrics.f1_score), "dice_loss": float(1 - 2 * total["overlap"] / max(total["mass"], 1e-7)),
         "focal_loss": float(total["focal"] / pixels), "bce_loss": float(total["bce"] / pixels),
-        "precision": score(smp.metrics.precision), "recall": score(smp.metrics.recall),
-        "accuracy": score(smp.metrics.accuracy), "n_images": len(counts),
+        "precision": score(metrics.precision), "recall": score(metrics.recall),
+        "accuracy": score(metrics.accuracy), "n_images": len(counts),
     }
 
 # %% ../nbs/03_unet.ipynb #d3fcd058
@@ -158,7 +161,7 @@ def count_images(
 
 # %% ../nbs/03_unet.ipynb #d0231be4
 def train_mode(
-    model: smp.Unet,
+    model: nn.Module,
     freeze_encoder: bool,
 ):
     "Training mode; a frozen encoder gets no gradient and keeps its batch-norm statistics."
@@ -178,7 +181,8 @@ def split_batches(
 
 # %% ../nbs/03_unet.ipynb #8d258ccd
 def train_epoch(
-    model: smp.Unet,
+    model: nn.Module,
+    forward,  # what to call for its forward pass, as `compile_model` gives
     images: torch.Tensor,  # (N, 3, S, S), uint8
     masks: torch.Tensor,  # (N, S, S), uint8 trimaps
     order: torch.Tensor,  # (M,), indices of the training images, shuffled
@@ -195,7 +199,7 @@ def train_epoch(
     for batch in progress(split_batches(order, params["batch_size"])):
         x, mask = take(images, batch, accelerator.device), take(masks, batch, accelerator.device)
         if params["augment"]: x, mask = random_pairs(x, mask, generator)
-        with accelerator.autocast(): logits = model(normalise(x))
+        with accelerator.autocast(): logits = forward(normalise(x))
         value = loss(logits, make_targets(mask, params["border"]))
         accelerator.backward(value)
         optimizer.step()
@@ -209,7 +213,7 @@ SCHEDULES = ["constant", "cosine"]
 
 
 def finetune(
-    model: smp.Unet,  # trained in place; ends as the best of its epochs
+    model: nn.Module,  # trained in place; ends as the best of its epochs
     images: torch.Tensor,  # (N, 3, S, S), uint8
     masks: torch.Tensor,  # (N, S, S), uint8 trimaps
     train: torch.Tensor,  # indices to train on
@@ -221,6 +225,7 @@ def finetune(
     loss, seed = make_loss(params["loss"]), params["seed"]
     order_generator, augmentation = generator_for(seed, "order"), generator_for(seed, "augmentation", accelerator.device)
     model.to(accelerator.device, memory_format=torch.channels_last)
+    forward = compile_model(model, params["compile"], len(train) * params["epochs"] * images[0, 0].numel(), accelerator.device)
     optimizer = torch.optim.Adam(model.parameters(), params["learning_rate"], fused=True)
     steps = params["epochs"] * len(split_batches(train, params["batch_size"]))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if params["schedule"] == "cosine" else torch.optim.lr_scheduler.ConstantLR(optimizer, 1)
@@ -228,7 +233,7 @@ def finetune(
     for epoch in range(1, params["epochs"] + 1):
         start, rate = time.perf_counter(), optimizer.param_groups[0]["lr"]
         order = train[torch.randperm(len(train), generator=order_generator)].to(images.device)
-        train_loss = train_epoch(model, images, masks, order, params, loss, optimizer, schedule, accelerator, augmentation)
+        train_loss = train_epoch(model, forward, images, masks, order, params, loss, optimizer, schedule, accelerator, augmentation)
         seconds = time.perf_counter() - start
         metrics = summarise(count_images(model, images, masks, val, accelerator, params["border"]))
         val_loss, val_iou = metrics[f"{params['loss']}_loss"], metrics["iou"]
@@ -241,7 +246,7 @@ TEST_SET = ["dataset", "max_images", "split", "split_seed"]  # the parameters th
 
 
 def save_model(
-    model: smp.Unet,
+    model: nn.Module,
     folder: str | Path,
     params: dict,  # the stage's parameters
 ) -> Path:
@@ -265,7 +270,7 @@ def check_unet(
     check_range("batch_size", params["batch_size"], 2)
     check_range("learning_rate", params["learning_rate"], 0, open_low=True)
     check_range("label_ratio", params["label_ratio"], 0, 0.8, open_low=True)
-    for name, choices in (("encoder_name", ENCODERS), ("schedule", SCHEDULES), ("loss", LOSSES), ("border", BORDERS)): check_choice(name, params[name], choices)
+    for name, choices in (("encoder_name", ENCODERS), ("schedule", SCHEDULES), ("loss", LOSSES), ("border", BORDERS), ("compile", COMPILE)): check_choice(name, params[name], choices)
     if params["image_size"] % 32: raise ValueError(f"image_size={params['image_size']} does not suit a U-Net; take a multiple of 32.")
 
 # %% ../nbs/03_unet.ipynb #49e1c860

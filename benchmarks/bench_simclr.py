@@ -1,0 +1,87 @@
+"""How fast is the whole SimCLR loop? simseg's `pretrain` against lightly's documented loop, on the same images, encoder and batch.
+
+lightly's side is its SimCLR tutorial as printed (LightlyDataset of a folder, SimCLRTransform, DataLoader, SimCLRProjectionHead, NTXentLoss, SGD, fp32), with
+as many workers as there are threads. The first epoch, in which workers start, images are decoded into the cache and models are compiled, counts for neither.
+Settings are pixels:encoder:batch:steps.
+
+    python benchmarks/bench_simclr.py
+"""
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+import torchvision
+from common import alternate, finish, parse, rates_of, read_setting
+from lightly.data import LightlyDataset
+from lightly.loss import NTXentLoss
+from lightly.models.modules import SimCLRProjectionHead
+from lightly.transforms import SimCLRTransform
+from PIL import Image
+from torch import nn
+
+from simseg.core import make_accelerator, parameter_defaults
+from simseg.data import draw_synthetic, load_unlabelled, to_device
+from simseg.simclr import SimCLR, pretrain
+
+
+def write_pictures(folder: Path, n: int, size: int):
+    "Pictures to train on, as JPEG files."
+    for i, image in enumerate(draw_synthetic(n, size).images): Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i:06d}.jpg", quality=92)
+
+
+def simseg_epochs(folder: Path, size: int, encoder: str, batch: int, accelerator, compile: str):
+    "Epochs of our loop."
+    params = parameter_defaults("02_simclr") | {"batch_size": batch, "epochs": 10**6, "seed": 0, "compile": compile, "image_size": size, "encoder_name": encoder}
+    data = load_unlabelled(str(folder), size)
+    train = torch.arange(len(data))
+    yield from pretrain(SimCLR(encoder), to_device(data.images, accelerator.device), data.labels, train, train[:0], params, accelerator)
+
+
+class LightlySimCLR(nn.Module):
+    "The model of lightly's tutorial."
+
+    def __init__(self, encoder: str):
+        super().__init__()
+        resnet = torchvision.models.get_model(encoder, weights=None)
+        self.backbone = nn.Sequential(*list(resnet.children())[:-1])
+        self.projection_head = SimCLRProjectionHead(resnet.fc.in_features, 512, 128)
+
+    def forward(self, x): return self.projection_head(self.backbone(x).flatten(start_dim=1))
+
+
+def lightly_epochs(folder: Path, size: int, encoder: str, batch: int, device: torch.device, workers: int):
+    "Epochs of lightly's loop: https://docs.lightly.ai/self-supervised-learning/examples/simclr.html"
+    model = LightlySimCLR(encoder).to(device)
+    dataset = LightlyDataset(str(folder), transform=SimCLRTransform(input_size=size))
+    # Workers that stay between epochs are kinder to lightly than its tutorial, which starts them anew every epoch.
+    loader = torch.utils.data.DataLoader(dataset, batch_size=batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=True)
+    criterion, optimizer = NTXentLoss(), torch.optim.SGD(model.parameters(), lr=0.06)
+    while True:
+        total_loss = 0
+        for views, _, _ in loader:
+            x0, x1 = (view.to(device) for view in views)
+            loss = criterion(model(x0), model(x1))
+            total_loss += loss.detach()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        yield total_loss / len(loader)
+
+
+if __name__ == "__main__":
+    args = parse(__doc__, settings=["32:resnet18:128:8", "64:resnet18:128:4", "128:resnet50:32:4", "224:resnet50:32:2"], compile="off", rounds=5)
+    rows = []
+    for setting in args.settings:
+        size, encoder, batch, steps = read_setting(setting)
+        accelerator, n = make_accelerator(args.device), steps * batch
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["SIMSEG_CACHE"] = f"{folder}/cache"
+            (pictures := Path(folder) / "pictures").mkdir()
+            write_pictures(pictures, n, size)
+            loops = {"simseg": simseg_epochs(pictures, size, encoder, batch, accelerator, args.compile),
+                     "lightly": lightly_epochs(pictures, size, encoder, batch, accelerator.device, args.threads)}
+            rates = {name: rates_of(epochs, n, accelerator.device) for name, epochs in loops.items()}
+            rows += alternate({"pixels": size, "encoder": encoder, "batch": batch}, rates, "images/s", args.rounds)
+            for epochs in loops.values(): epochs.close()
+    finish("simclr", rows, args)

@@ -1,0 +1,117 @@
+"""How fast is the whole fine-tuning loop? simseg's `finetune` against the loop of segmentation-models-pytorch's pet example.
+
+The example's side is `binary_segmentation_intro` as printed: its OxfordPetDataset read and resized by the workers of a DataLoader, normalisation in the model,
+Dice loss, counting in every step, Adam with a cosine, fp32 (without Lightning's own time). Both train the same U-Net on the same images; ours counts its
+validation too, a tenth of the images after every epoch, and the example does not. Settings are pixels:encoder:batch:steps.
+
+    python benchmarks/bench_unet.py
+"""
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+from common import alternate, finish, parse, rates_of, read_setting
+from PIL import Image
+from segmentation_models_pytorch.datasets import OxfordPetDataset
+from torch import nn
+
+from simseg.core import make_accelerator, parameter_defaults
+from simseg.data import draw_synthetic, load_pairs, to_device
+from simseg.unet import finetune, make_unet
+
+
+def write_pairs(folder: Path, n: int, size: int):
+    "Images and trimaps, once as Oxford-IIIT Pet has them and once, by links, as a folder of our own."
+    pets, own = folder / "pets", folder / "own"
+    for path in (pets / "images", pets / "annotations" / "trimaps", own / "masks"): path.mkdir(parents=True)
+    (own / "images").symlink_to(pets / "images")
+    data = draw_synthetic(n, size)
+    for name, image, trimap in zip(data.names, data.images, data.masks):
+        Image.fromarray(image.transpose(1, 2, 0)).save(pets / "images" / f"{name}.jpg", quality=92)
+        Image.fromarray(trimap).save(pets / "annotations" / "trimaps" / f"{name}.png")
+        Image.fromarray(np.uint8(trimap != 2) * 255).save(own / "masks" / f"{name}.png")
+    # the dataset keeps every tenth line for validation
+    lines = [line for i, name in enumerate(data.names) for line in ([f"{name} 1 1 1"] * (1 + (i % 9 == 0)))]
+    (pets / "annotations" / "trainval.txt").write_text("\n".join(lines))
+
+
+def simseg_epochs(folder: Path, size: int, encoder: str, batch: int, accelerator, compile: str):
+    "Epochs of our loop."
+    params = parameter_defaults("03_unet") | {"batch_size": batch, "epochs": 10**6, "seed": 0, "compile": compile, "image_size": size, "encoder_name": encoder}
+    data = load_pairs(str(folder / "own"), size)
+    images, masks = (to_device(array, accelerator.device) for array in (data.images, data.masks))
+    train = torch.arange(len(data))
+    yield from finetune(make_unet("scratch", encoder), images, masks, train, train[::10], params, accelerator)
+
+
+class ResizedPets(OxfordPetDataset):
+    "SimpleOxfordPetDataset, whose 256 pixels are ours to choose."
+
+    def __init__(self, root, mode, size):
+        super().__init__(root, mode)
+        self.size = (size, size)
+
+    def __getitem__(self, idx):
+        sample = super().__getitem__(idx)
+        resized = lambda key, method: np.array(Image.fromarray(sample[key]).resize(self.size, method))
+        return {"image": np.moveaxis(resized("image", Image.BILINEAR), -1, 0), "mask": np.expand_dims(resized("mask", Image.NEAREST), 0),
+                "trimap": np.expand_dims(resized("trimap", Image.NEAREST), 0)}
+
+
+class PetModel(nn.Module):
+    "The example's model: its forward pass, and its shared step."
+
+    def __init__(self, encoder: str):
+        super().__init__()
+        self.model = smp.create_model("Unet", encoder_name=encoder, encoder_weights=None, in_channels=3, classes=1)
+        params = smp.encoders.get_preprocessing_params(encoder)
+        self.register_buffer("std", torch.tensor(params["std"]).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(params["mean"]).view(1, 3, 1, 1))
+        self.loss_fn = smp.losses.DiceLoss(smp.losses.BINARY_MODE, from_logits=True)
+
+    def forward(self, image): return self.model((image - self.mean) / self.std)
+
+    def shared_step(self, batch, device):
+        image, mask = batch["image"].to(device), batch["mask"].to(device)
+        logits = self.forward(image)
+        loss = self.loss_fn(logits, mask)
+        predicted = (logits.sigmoid() > 0.5).float()
+        return loss, smp.metrics.get_stats(predicted.long(), mask.long(), mode="binary")
+
+
+def example_epochs(folder: Path, size: int, encoder: str, batch: int, device: torch.device, workers: int):
+    "Epochs of the example's loop: https://github.com/qubvel-org/segmentation_models.pytorch/blob/main/examples/binary_segmentation_intro.ipynb"
+    model, dataset = PetModel(encoder).to(device).train(), ResizedPets(folder / "pets", "train", size)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=batch, shuffle=True, num_workers=workers, persistent_workers=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-4)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=1000, eta_min=1e-5)
+    while True:
+        outputs = []
+        for batch_of in loader:
+            loss, stats = model.shared_step(batch_of, device)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            outputs.append(stats)
+        yield outputs
+
+
+if __name__ == "__main__":
+    args = parse(__doc__, settings=["64:resnet18:32:4", "224:resnet50:8:4"], compile="off", rounds=5)
+    rows = []
+    for setting in args.settings:
+        size, encoder, batch, steps = read_setting(setting)
+        accelerator, n = make_accelerator(args.device), steps * batch
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["SIMSEG_CACHE"] = f"{folder}/cache"
+            write_pairs(Path(folder), n, size)
+            loops = {"simseg": simseg_epochs(Path(folder), size, encoder, batch, accelerator, args.compile),
+                     "smp's example": example_epochs(Path(folder), size, encoder, batch, accelerator.device, args.threads)}
+            rates = {name: rates_of(epochs, n, accelerator.device) for name, epochs in loops.items()}
+            rows += alternate({"pixels": size, "encoder": encoder, "batch": batch}, rates, "images/s", args.rounds)
+            for epochs in loops.values(): epochs.close()
+    finish("unet", rows, args)

@@ -1,0 +1,48 @@
+"""Does bfloat16 move a result? The same small study (SimCLR, fine-tuning, test set) in fp32 and in bf16, each with several seeds.
+
+    python benchmarks/check_precision.py --data-root /path/to/data
+
+A metric passes where the two means lie closer than two standard errors of their difference, as the seeds' spread has it.
+"""
+import tempfile
+
+import numpy as np
+import pandas as pd
+from common import finish, parse
+
+from simseg.core import parameter_defaults
+from simseg.evaluation import run_evaluation
+from simseg.simclr import run_simclr
+from simseg.unet import run_unet
+
+METRICS = ["nt_xent", "iou", "f1", "bce_loss", "accuracy"]
+
+
+def one_run(args, precision: str, seed: int, folder: str) -> dict:  # metric → value
+    "Pretrain, fine-tune, evaluate."
+    shared = {"dataset": args.dataset, "data_root": args.data_root, "image_size": args.size, "encoder_name": args.encoder, "precision": precision, "device": args.device, "seed": seed}
+    pretraining = {"max_images": args.images, "batch_size": 128, "epochs": args.epochs, "optimizer": "adamw", "learning_rate": 1e-3}
+    history = run_simclr(parameter_defaults("02_simclr") | shared | pretraining | {"out_dir": f"{folder}/simclr"})
+    run_unet(parameter_defaults("03_unet") | shared | {"encoder": f"{folder}/simclr", "label_ratio": 0.2, "epochs": args.epochs + 2, "out_dir": f"{folder}/unet"})
+    evaluation = {key: value for key, value in shared.items() if key in (known := parameter_defaults("04_evaluation"))}
+    metrics, _ = run_evaluation(known | evaluation | {"model_dir": f"{folder}/unet/model", "out_dir": f"{folder}/evaluation"})
+    return {"nt_xent": history[-1]["val_loss"]} | {name: metrics[name] for name in METRICS[1:]}
+
+
+def compare(runs: pd.DataFrame, metric: str) -> dict:
+    "Means and standard deviations over the seeds, and the difference against its standard error."
+    mean, spread, n = (getattr(runs.groupby("precision")[metric], how)() for how in ("mean", "std", "count"))
+    error = float(np.sqrt((spread**2 / n).sum()))
+    difference = float(mean["bf16"] - mean["fp32"])
+    values = {p: f"{mean[p]:.4f} ± {spread[p]:.4f}" for p in ("fp32", "bf16")}
+    return {"metric": metric, **values, "difference": f"{difference:+.4f}", "standard error": f"{error:.4f}", "agree": bool(abs(difference) < 2 * error)}
+
+
+if __name__ == "__main__":
+    args = parse(__doc__, dataset="pets", data_root="", size=64, encoder="resnet18", images=3000, epochs=3, seeds=[0, 1, 2])
+    runs = []
+    for seed in args.seeds:
+        for precision in ("fp32", "bf16"):
+            with tempfile.TemporaryDirectory() as folder: runs.append({"precision": precision, "seed": seed} | one_run(args, precision, seed, folder))
+            print(runs[-1], flush=True)
+    finish("precision", [compare(pd.DataFrame(runs), metric) for metric in METRICS], args, runs=runs)
