@@ -35,7 +35,7 @@ lab: install     ## open JupyterLab on the notebooks
 	jupyter lab nbs
 
 docs: install    ## build the site in _docs/html; it opens from disk, without a network
-	python docs/build.py
+	python nbs/docs/build.py
 
 export: install  ## write simseg/*.py from the notebooks
 	nbdev_export

@@ -112,7 +112,7 @@ def test_every_widget_follows_its_slider(lab, page):
 @pytest.fixture(scope="module")
 def site():
     "The site, built anew and served on loopback."
-    build = subprocess.run([sys.executable, ROOT / "docs" / "build.py"], cwd=ROOT, capture_output=True, text=True)
+    build = subprocess.run([sys.executable, ROOT / "nbs" / "docs" / "build.py"], cwd=ROOT, capture_output=True, text=True)
     assert build.returncode == 0, (build.stdout + build.stderr)[-3000:]
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=ROOT / "_docs" / "html")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -1,4 +1,4 @@
-"Sphinx's settings; docs/build.py prepares what it reads."
+"Sphinx's settings; build.py prepares what it reads."
 from configparser import ConfigParser
 from pathlib import Path
 

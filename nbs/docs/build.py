@@ -1,4 +1,4 @@
-"""Build the docs site: python docs/build.py, or make docs.
+"""Build the docs site: python nbs/docs/build.py, or make docs.
 
 Notebooks go through nbdev's processors (all but those that write for Quarto), exported functions become
 Sphinx's own objects with a table of their docments, and Sphinx does the rest. Everything lands in _docs/;
@@ -24,7 +24,7 @@ from nbdev import processors
 from nbdev.config import get_config
 from sphinx.cmd.build import main as sphinx
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OUT, SOURCE, HTML, VENDOR = (ROOT / "_docs" / part for part in ("", "source", "html", "vendor"))
 FOR_QUARTO = ["FrontmatterProc", "insert_warning", "clean_show_doc", "exec_show_docs", "add_fold", "mv_exports"]
 # What the pages need of npm, by package and version, and which of its files.
@@ -240,7 +240,7 @@ def check_site(html: Path) -> list[str]:
 
 def main():
     for folder in (SOURCE, HTML): shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(ROOT / "docs", SOURCE, ignore=shutil.ignore_patterns("build.py", "__pycache__"))
+    shutil.copytree(ROOT / "nbs" / "docs", SOURCE, ignore=shutil.ignore_patterns("build.py", "__pycache__"))
     vendor(SOURCE / "_static")
     names = [make_page(path) for path in sorted((ROOT / "nbs").glob("*.ipynb"))]
     names.remove("index")
