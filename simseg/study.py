@@ -7,9 +7,9 @@ __all__ = ['STAGES', 'UNTRAINED', 'BASE', 'STUDY_DEFAULTS', 'GRID', 'FROM_CELL',
            'ENCODER_COLOURS', 'METRIC_NAMES', 'split_arm', 'study_cells', 'run_dir', 'simclr_params', 'unet_params',
            'evaluation_params', 'check_study', 'read_study', 'collect_results', 'published_results', 'arm_label',
            'results_table', 'compare_with_published', 'collect_counts', 'encoder_kind', 'encoder_pairs', 'compare_arms',
-           'compare_labels', 'answers', 'seeds_note', 'print_results', 'encoder_colours', 'set_theme', 'plot_ratios',
-           'ratio_axis', 'plot_differences', 'read_history', 'plot_pretraining', 'plot_finetuning', 'study_data',
-           'show_predictions', 'write_report_html']
+           'compare_labels', 'answers', 'last_epoch_best', 'seeds_note', 'print_results', 'encoder_colours',
+           'set_theme', 'plot_ratios', 'ratio_axis', 'plot_differences', 'read_history', 'plot_pretraining',
+           'plot_finetuning', 'study_data', 'show_predictions', 'write_report_html']
 
 # %% ../nbs/05_study.ipynb #b2539582
 import json
@@ -306,10 +306,25 @@ def answers(
                            ("Does a transfer of untrained weights do nothing, as it should?", comparisons[comparisons["first"].map(kinds) == "control"]),
                            ("And ImageNet weights?", comparisons[comparisons["first"].map(kinds) == "imagenet"])):
         if not len(rows): continue
-        lines += [f"**{question}**", "", *(f"- {recipe} recipe: {tally(part)}." for recipe, part in rows.groupby("recipe", sort=False)), ""]
+        words = lambda part: tally(part) if part["difference"].any() else f"every figure is that of scratch to the last digit ({len(part)} compared)"
+        lines += [f"**{question}**", "", *(f"- {recipe} recipe: {words(part)}." for recipe, part in rows.groupby("recipe", sort=False)), ""]
     if len(labels): lines += ["**How many labels does it save?**", ""]
     lines += [f"- {arm_label(row.encoder, row.recipe)} {Saving(row.label_ratio, row.equal_ratio, (row.low, row.high), (row.lowest, row.highest))}" for row in labels.itertuples()]
     return "\n".join(lines)
+
+# %% ../nbs/05_study.ipynb #1a4b2e71
+def last_epoch_best(
+    study: dict,
+) -> pd.DataFrame:  # recipe, label_ratio, runs, last_epoch_best
+    "How many U-Nets had their lowest validation loss in their last epoch."
+    rows = []
+    for arm, ratio, seed in study_cells(study):
+        path = resolve_path(run_dir(study, "unet", arm, seed, ratio)) / "metrics.json"
+        if not path.exists(): continue
+        last = json.loads(path.read_text())["best_epoch"] == unet_params(study, arm, ratio, seed)["epochs"]
+        rows.append({"recipe": split_arm(arm)[1], "label_ratio": ratio, "last_epoch_best": last})
+    found = pd.DataFrame(rows, columns=["recipe", "label_ratio", "last_epoch_best"])
+    return found.groupby(["recipe", "label_ratio"], sort=False)["last_epoch_best"].agg(runs="size", last_epoch_best="sum").reset_index()
 
 # %% ../nbs/05_study.ipynb #3c769a6b
 def seeds_note(results: pd.DataFrame) -> str:
