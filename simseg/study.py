@@ -406,6 +406,7 @@ def plot_differences(
     set_theme()
     rows = comparisons[comparisons["second"] == "scratch"]
     colours, recipes = encoder_colours(rows["first"].unique()), rows["recipe"].unique()
+    limit = 1.3 * rows[["images_low", "images_high", "difference"]].abs().max().max() or 0.01  # a line over few seeds may leave the figure
     figure, axes = plt.subplots(1, max(1, len(recipes)), figsize=(2 + 4 * max(1, len(recipes)), 1.2 + 0.22 * max(1, rows.groupby("recipe").size().max())), sharex=True, squeeze=False)
     for axis, recipe in zip(axes.flat, recipes):
         part = rows[rows["recipe"] == recipe].sort_values("label_ratio", kind="stable", ascending=False).reset_index(drop=True)
@@ -417,9 +418,7 @@ def plot_differences(
         axis.axvline(0, color="#555555", lw=1)
         axis.set_yticks(range(len(part)), [f"{row['first']}, {row['label_ratio']:.0%}" for _, row in part.iterrows()])
         axis.set_ylim(len(part) - 0.5, -0.5)
-        axis.set(xlabel="test IoU above scratch", title=f"{recipe} recipe" if len(recipes) > 1 else "")
-        limit = 1.3 * part[["images_low", "images_high", "difference"]].abs().max().max()
-        axis.set_xlim(-limit, limit)
+        axis.set(xlabel="test IoU above scratch", xlim=(-limit, limit), title=f"{recipe} recipe" if len(recipes) > 1 else "")
     figure.tight_layout()
     return figure
 
