@@ -24,8 +24,9 @@ python_maximum_signature_line_length = 100
 
 html_theme = "furo"
 html_title = project
-html_static_path = ["_static"]
+html_static_path, html_favicon = ["_static"], "_static/favicon.svg"
 html_css_files = ["simseg.css"]
+html_js_files = ["simseg.js"]
 html_show_sphinx = html_copy_source = html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}
 pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"

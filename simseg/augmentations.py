@@ -190,7 +190,8 @@ def draw_colour(
     "Colour jitter with probability 0.8, then greyscale, each image with parameters of its own."
     uniform = lambda *shape: torch.rand(*shape, generator=generator, device=generator.device)
     jittered = uniform(n) < 0.8
-    factors = (1 + 0.8 * strength * (2 * uniform(3, n) - 1)).clamp_min(0)
+    low, high = max(0.0, 1 - 0.8 * strength), 1 + 0.8 * strength
+    factors = low + (high - low) * uniform(3, n)
     turn = 0.2 * strength * (2 * uniform(n) - 1)
     order = uniform(n, 4).argsort(1)
     grey = uniform(n) < grey_probability

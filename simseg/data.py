@@ -437,7 +437,7 @@ def stratified_order(
     labels: np.ndarray,  # (N,), the strata
     seed: int = 0,
 ) -> np.ndarray:  # (N,), a permutation of 0 … N-1
-    "A random order in which any prefix holds every stratum in proportion, to within an image or two."
+    "A random order in which any prefix holds the same share of every stratum, to within an image or two of each."
     rng = np.random.default_rng(seed)
     rank = np.empty(len(labels))
     for label in np.unique(labels):

@@ -151,6 +151,7 @@ def explore_views(
     def draw(dataset, image, seed, **strengths):
         data = _loaded(dataset, image_size, data_root)
         controls["image"].max = len(data) - 1
+        image = min(image, len(data) - 1)  # the data set before may have been larger
         changed = [f"{name} {strengths[name]:g} (reference {value:g})" for name, value in REFERENCE_VIEWS.items() if not math.isclose(strengths[name], value)]
         return draw_views(data.images[image], seed, **strengths), f"Image {data.names[image]} and two pairs of views; " + (", ".join(changed) or "all strengths as in the reference") + "."
 
@@ -275,6 +276,7 @@ def explore_data(
         parts = data_parts(data, _groups(dataset, image_size, data_root), label_ratio)
         if not len(parts[part]): raise ValueError(f"There are no images in the part {part!r} of {dataset}.")
         controls["page"].max = (len(parts[part]) - 1) // page_size
+        page = min(page, controls["page"].max)
         shown = parts[part][page * page_size:(page + 1) * page_size]
         sizes = ", ".join(f"{len(parts[name])} {name}" for name in PARTS[1:])
         return draw_data(data, shown, outlines), f"{dataset}: {len(data)} images; with {label_ratio:.0%} labelled {sizes}. Shown: {part}, {len(shown)} of {len(parts[part])}."
@@ -395,7 +397,7 @@ def explore_predictions(
         cells = [cell for cell in models.cells if cell[0] in encoders and cell[1] in ratios and cell[2] == seed]
         if not cells: raise ValueError("Choose an encoder and a ratio at least, by a click; several with Ctrl or Shift.")
         controls["rank"].max = len(models.test) - 1
-        image = models.test[order_images(models.ious[cells], order)[rank]]
+        image = models.test[order_images(models.ious[cells], order)[min(rank, len(models.test) - 1)]]
         picture, ious = draw_predictions(models, cells, image, threshold)
         said = ", ".join(f"{arm_label(*split_arm(cell[0]))} at {cell[1]:.0%} {iou:.2f}" for cell, iou in ious.items())
         return picture, f"Test image {models.data.names[image]}; IoU of {said}. Errors: blue is found, orange found wrongly, pink missed."
