@@ -35,8 +35,8 @@ def test_crops_are_torchvisions(size):
     plain, flipped = (resized_crop(pictures, *boxes, torch.full((40,), flip)) for flip in (False, True))
     for i, box in enumerate(zip(*(side.int().tolist() for side in boxes))):
         theirs = TF.resized_crop(pictures[i], *box, [size, size], antialias=True)
-        near(plain[i], theirs)
-        near(flipped[i], TF.horizontal_flip(theirs))
+        near(plain[i], theirs, 3e-5)  # torchvision finds its positions in float32
+        near(flipped[i], TF.horizontal_flip(theirs), 3e-5)
 
 
 @pytest.mark.parametrize("size", [32, 64, 224])
@@ -103,10 +103,10 @@ def test_a_view_is_torchvisions_with_the_parameters_drawn(spy):
 
 def test_a_pair_is_torchvisions_with_the_parameters_drawn(spy):
     "The mask is read at the nearest pixel of the same crop and flip."
-    calls = spy("apply_views")
+    calls = spy("_in_blocks")
     pixels, trimaps = (images(64) * 255).to(torch.uint8), (1 + 3 * images(64)[:, 0]).to(torch.uint8)
     views, masks = random_pairs(pixels, trimaps, torch.Generator().manual_seed(0), jitter_strength=0.0)
-    drawn = {name: torch.cat([args[1][name] for args, _ in calls]) for name in calls[0][0][1]}
+    drawn = calls[0][0][2]
     flip = drawn["flip"]
     assert 20 < flip.sum() < 44
     for i, box in enumerate(boxes(drawn)):
