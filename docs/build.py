@@ -49,14 +49,16 @@ def type_name(annotation) -> str:
 def parameter_table(symbol) -> str:
     "The docments of a function, or of a class's `__init__` or fields: a row a parameter, and what is returned."
     empty, rows = inspect.Parameter.empty, []
-    keywords = re.search(r"\*\*\w+, *# (.*)", inspect.getsource(symbol))  # which docments gives to what is returned
+    # two notes that docments does not see: a `**keyword`'s, which it gives to what is returned, and one on a return without a type
+    keywords, returned = (re.search(pattern, inspect.getsource(symbol), re.M) for pattern in (r"\*\*\w+, *# (.*)", r"^ *\):  # (.*)"))
     for name, d in docments(symbol, full=True, returns=not inspect.isclass(symbol)).items():
         note, default = d.get("docment") or "", d.get("default", empty)
         if d.get("kind") == inspect.Parameter.VAR_KEYWORD: note = keywords[1] if keywords else ""
-        elif name == "return" and keywords and note == keywords[1]: note = ""
+        elif name == "return" and (not note or (keywords and note == keywords[1])): note = returned[1] if returned else ""
         if name == "self" or (name == "return" and not note): continue
         shown = "" if default is empty or name == "return" else f"`{default!r}`".replace("|", "\\|")
-        rows.append([f"`{name}`" if name != "return" else "**returns**", type_name(d.get("anno")), shown, escape(note)])
+        label = f"`{name}`" if name != "return" else "**yields**" if note.startswith("yields ") else "**returns**"
+        rows.append([label, type_name(d.get("anno")), shown, escape(note.removeprefix("yields "))])
     if not any(row[3] for row in rows): return ""  # the signature says as much
     return "\n".join("| " + " | ".join(row) + " |" for row in [["parameter", "type", "default", ""], ["---"] * 4, *rows])
 

@@ -6,7 +6,7 @@
 __all__ = ['REFERENCE_VIEWS', 'PARTS', 'ORDERS', 'montage', 'Explorer', 'draw_views', 'explore_views', 'batch_features',
            'draw_temperature', 'explore_temperature', 'data_parts', 'draw_data', 'explore_data', 'StudyModels',
            'order_images', 'draw_predictions', 'truth_tile', 'study_files', 'explore_predictions', 'pretrainings',
-           'study_progress', 'draw_study', 'explore_study']
+           'study_runs', 'study_progress', 'draw_study', 'explore_study']
 
 # %% ../nbs/06_explore.ipynb #c3748b73
 import asyncio
@@ -34,7 +34,7 @@ from .core import generator_for, make_accelerator, repo_root, resolve_path
 from .data import BACKGROUND, DATASETS, ImageData, load_data, near_duplicates, split_data, split_unlabelled
 from .evaluation import load_model, overlay
 from .simclr import SimCLR, nt_xent
-from .study import (BASE, UNTRAINED, arm_label, collect_results, encoder_colours, read_history, read_study, run_dir, set_theme,
+from .study import (BASE, UNTRAINED, arm_label, collect_results, encoder_colours, read_study, run_dir, set_theme,
                           simclr_params, split_arm, study_cells, study_data, unet_params)
 from .unet import count_batch, load_encoder, make_targets, summarise
 
@@ -420,34 +420,53 @@ def pretrainings(
     return [pair for pair in pairs if pair[0] not in UNTRAINED]
 
 
-def study_progress(
+def study_runs(
     study: dict,
+) -> list[dict]:  # stage, arm, ratio, seed, epochs, and the folders `out` and `evaluation`
+    "Every pretraining and every fine-tuning of a study, in the order of its cells."
+    runs = [("simclr", name, None, seed, simclr_params(study, name, seed)) for name, seed in pretrainings(study)]
+    runs += [("unet", *cell, unet_params(study, *cell)) for cell in study_cells(study)]
+    return [{"stage": stage, "arm": arm, "ratio": ratio, "seed": seed, "epochs": params["epochs"], "out": resolve_path(params["out_dir"]),
+             "evaluation": resolve_path(run_dir(study, "evaluation", arm, seed, ratio))} for stage, arm, ratio, seed, params in runs]
+
+
+@lru_cache(maxsize=1024)
+def _table(path: Path, changed: int) -> pd.DataFrame: return pd.read_csv(path)
+
+
+def _history(run: dict) -> pd.DataFrame:
+    "A run's history so far; read again only when it has changed."
+    path = run["out"] / "history.csv"
+    return _table(path, path.stat().st_mtime_ns) if path.exists() else pd.DataFrame()
+
+
+def study_progress(
+    runs: list[dict],  # as `study_runs` gives
 ) -> pd.DataFrame:  # a row a run: stage, arm, labelled, seed, state, val_loss, iou
     "How far each pretraining and each cell has come."
     rows = []
-    runs = [("simclr", name, seed, None, simclr_params(study, name, seed)) for name, seed in pretrainings(study)]
-    runs += [("unet", arm, seed, ratio, unet_params(study, arm, ratio, seed)) for arm, ratio, seed in study_cells(study)]
-    for stage, name, seed, ratio, params in runs:
-        folder, history = resolve_path(params["out_dir"]), read_history(study, stage, name, seed, ratio)
-        evaluation = resolve_path(run_dir(study, "evaluation", name, seed, ratio)) / "metrics.json"
-        done = (folder / "metrics.json").is_file()
-        state = "evaluated" if stage == "unet" and evaluation.is_file() else "trained" if done else f"epoch {len(history)} of {params['epochs']}" if len(history) else "waiting"
-        rows.append({"stage": stage, "arm": name, "labelled": f"{ratio:.0%}" if ratio else "", "seed": seed, "state": state,
-                     "val_loss": history["val_loss"].min() if "val_loss" in history and len(history) else None,
-                     "iou": json.loads(evaluation.read_text())["iou"] if state == "evaluated" else None})
+    for run in runs:
+        history, tested = _history(run), run["evaluation"] / "metrics.json"
+        iou = json.loads(tested.read_text())["iou"] if run["stage"] == "unet" and tested.is_file() else None
+        done, begun = (run["out"] / "metrics.json").is_file(), len(history)
+        state = "evaluated" if iou is not None else "trained" if done else f"epoch {begun} of {run['epochs']}" if begun else "waiting"
+        val_loss = history["val_loss"].min() if begun and "val_loss" in history else None
+        rows.append({"stage": run["stage"], "arm": run["arm"], "labelled": f"{run['ratio']:.0%}" if run["ratio"] else "", "seed": run["seed"], "state": state, "val_loss": val_loss, "iou": iou})
     return pd.DataFrame(rows)
 
 # %% ../nbs/06_explore.ipynb #b3d39c47
 def draw_study(
     study: dict,
+    runs: list[dict],  # as `study_runs` gives
     ratio: float,  # whose learning curves
 ) -> Figure:
     "Pretraining losses, validation losses at a ratio, and the test IoU so far."
     set_theme()
     colours, figure = encoder_colours(study["encoders"]), Figure(figsize=(9.6, 3.1))
     axes = figure.subplots(1, 3)
-    for name, seed in pretrainings(study): _curve(axes[0], read_history(study, "simclr", name, seed), "loss", name, colours)
-    for arm, _, seed in [cell for cell in study_cells(study) if cell[1] == ratio]: _curve(axes[1], read_history(study, "unet", arm, seed, ratio), "val_loss", arm, colours)
+    for run in runs:
+        if run["stage"] == "simclr": _curve(axes[0], _history(run), "loss", run["arm"], colours)
+        elif run["ratio"] == ratio: _curve(axes[1], _history(run), "val_loss", run["arm"], colours)
     results = collect_results(study)
     for (name, recipe), rows in results.groupby(["encoder", "recipe"], sort=False) if len(results) else []:
         look = {"color": colours[name], "ls": "-" if recipe == BASE else "--"}
@@ -483,16 +502,19 @@ def explore_study(
     seconds: float = 5,  # between two looks at the files, while following
 ) -> Explorer:
     "Table and curves of a study, from the files of its runs."
-    opened = lru_cache(maxsize=4)(read_study)
+    @lru_cache(maxsize=4)
+    def opened(file):
+        study = read_study(file)
+        return study, study_runs(study)
 
-    def pick(change=None): controls["ratio"].options = [(f"{r:.0%}", r) for r in sorted({cell[1] for cell in study_cells(opened(controls["file"].value))})]
+    def pick(change=None): controls["ratio"].options = [(f"{r:.0%}", r) for r in sorted({cell[1] for cell in study_cells(opened(controls["file"].value)[0])})]
 
     def draw(file, ratio):
-        study = opened(file)
-        table = study_progress(study)
+        study, runs = opened(file)
+        table = study_progress(runs)
         counts = ", ".join(f"{n} {state}" for state, n in table["state"].replace(r"epoch.*", "running", regex=True).value_counts().items())
         shown = table.to_html(index=False, na_rep="", float_format="{:.3f}".format, border=0)
-        return draw_study(study, ratio), f"Study {study['name']}: of {len(table)} runs {counts}.", f"<div style='max-height: 22em; overflow-y: auto'>{shown}</div>"
+        return draw_study(study, runs, ratio), f"Study {study['name']}: of {len(table)} runs {counts}.", f"<div style='max-height: 22em; overflow-y: auto'>{shown}</div>"
 
     controls = {"file": _choice("study", study_files(file)), "ratio": _choice("curves at", [("–", 0.0)], kind=widgets.SelectionSlider)}
     follow = widgets.Checkbox(False, description="follow")

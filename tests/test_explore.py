@@ -8,7 +8,7 @@ from conftest import ROOT
 from PIL import Image
 
 from simseg.core import write_csv, write_json, write_yaml
-from simseg.explore import draw_study, explore_data, explore_predictions, explore_study, explore_views, study_files, study_progress
+from simseg.explore import draw_study, explore_data, explore_predictions, explore_study, explore_views, study_files, study_progress, study_runs
 from simseg.study import check_study, run_dir
 
 SETTINGS = {"image_size": 32, "label_ratios": [0.8, 0.2], "seeds": [0], "seeds_at": {0.2: [0, 1]}, "encoders": {"scratch": None, "animals": {"dataset": "synthetic"}},
@@ -31,13 +31,13 @@ def running():
 
 def test_a_study_while_it_runs(running):
     study, file, cell = running
-    table = study_progress(study).set_index(["stage", "arm", "labelled", "seed"])
+    table = study_progress(study_runs(study)).set_index(["stage", "arm", "labelled", "seed"])
     assert table["state"].value_counts().to_dict() == {"waiting": 8, "trained": 1, "epoch 2 of 4": 1}
     assert table.loc[("unet", "scratch", "80%", 0), "val_loss"] == pytest.approx(0.4)
     explorer = explore_study(file)
     assert "of 10 runs 8 waiting" in explorer.view.value and "1 trained" in explorer.view.value and "1 running" in explorer.view.value
     assert explorer.controls["ratio"].options == (("20%", 0.2), ("80%", 0.8)) and file in study_files()
-    assert "0 of 8 cells" == draw_study(study, 0.2).axes[2].get_title()
+    assert "0 of 8 cells" == draw_study(study, study_runs(study), 0.2).axes[2].get_title()
 
 
 def test_following_reads_the_files_again(running):
