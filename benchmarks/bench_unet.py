@@ -18,6 +18,7 @@ from PIL import Image
 from segmentation_models_pytorch.datasets import OxfordPetDataset
 from torch import nn
 
+from simseg.augmentations import IMAGENET_MEAN, IMAGENET_STD
 from simseg.core import make_accelerator, parameter_defaults
 from simseg.data import draw_synthetic, load_pairs, to_device
 from simseg.unet import finetune, make_unet
@@ -67,9 +68,9 @@ class PetModel(nn.Module):
     def __init__(self, encoder: str):
         super().__init__()
         self.model = smp.create_model("Unet", encoder_name=encoder, encoder_weights=None, in_channels=3, classes=1)
-        params = smp.encoders.get_preprocessing_params(encoder)
-        self.register_buffer("std", torch.tensor(params["std"]).view(1, 3, 1, 1))
-        self.register_buffer("mean", torch.tensor(params["mean"]).view(1, 3, 1, 1))
+        # what smp.encoders.get_preprocessing_params gives, which asks the hub
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.loss_fn = smp.losses.DiceLoss(smp.losses.BINARY_MODE, from_logits=True)
 
     def forward(self, image): return self.model((image - self.mean) / self.std)

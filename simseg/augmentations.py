@@ -174,9 +174,10 @@ def jitter_colour(
     "Colour jitter with given parameters, then greyscale."
     place, hue = torch.arange(4, device=images.device), (order == 3).int().argmax(1, keepdim=True)
     factor = F.pad(factors.T, (0, 1), value=1).gather(1, order)
-    before = colour_matrix(order.masked_fill(place > hue, 3), factor, images.mean((2, 3)))
+    before = colour_matrix(order.masked_fill(place > hue, 3)[:, :3], factor[:, :3], images.mean((2, 3)))
     turned = turn_hue(apply_colour(images, before).clamp_(0, 1), turn)
-    after = colour_matrix(F.pad(order.masked_fill(place < hue, 3), (0, 1), value=2), torch.cat([factor, (~grey).float().unsqueeze(1)], 1), turned.mean((2, 3)))
+    kind, factor = F.pad(order.masked_fill(place < hue, 3), (0, 1), value=2), torch.cat([factor, (~grey).float().unsqueeze(1)], 1)
+    after = colour_matrix(kind[:, 1:], factor[:, 1:], turned.mean((2, 3)))
     return apply_colour(turned, after).clamp_(0, 1)
 
 # %% ../nbs/01_augmentations.ipynb #eb8d21c6
@@ -193,7 +194,8 @@ def draw_colour(
     factors = low + (high - low) * uniform(3, n)
     turn = 0.2 * strength * (2 * uniform(n) - 1)
     order = uniform(n, 4).argsort(1)
-    return {"order": order, "factors": torch.where(jittered, factors, 1.0).T, "turn": torch.where(jittered, turn, 0.0), "grey": uniform(n) < grey_probability}
+    grey = uniform(n) < grey_probability
+    return {"coloured": jittered | grey, "order": order, "factors": torch.where(jittered, factors, 1.0).T, "turn": torch.where(jittered, turn, 0.0), "grey": grey}
 
 # %% ../nbs/01_augmentations.ipynb #97338768
 def draw_views(
@@ -217,15 +219,16 @@ def apply_views(
 ) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1]
     "The views with those parameters."
     views = resized_crop(images, *(drawn[key] for key in ("top", "left", "height", "width", "flip"))).div_(255)
-    views = jitter_colour(views, drawn["order"], drawn["factors"].T, drawn["turn"], drawn["grey"])
-    if "sigma" not in drawn: return views
-    some, kernel = drawn["blurred"], blur_kernel(drawn["sigma"], images.shape[-1])
-    if images.device.type == "cpu":
-        if some.any(): views[some] = gaussian_blur(views[some], kernel[some])
-        return views
-    # A GPU blurs them all, some with a kernel that changes nothing: it would have to tell the host how many those are.
-    middle = torch.arange(kernel.shape[1], device=kernel.device) == kernel.shape[1] // 2
-    return gaussian_blur(views, torch.where(some.unsqueeze(1), kernel, middle.float()))
+    if _needed(drawn["coloured"]): views = jitter_colour(views, drawn["order"], drawn["factors"].T, drawn["turn"], drawn["grey"])
+    if "blurred" not in drawn or not _needed(drawn["blurred"]): return views
+    kernel = blur_kernel(drawn["sigma"], images.shape[-1])
+    as_it_is = (torch.arange(kernel.shape[1], device=kernel.device) == kernel.shape[1] // 2).float()
+    return gaussian_blur(views, torch.where(drawn["blurred"].unsqueeze(1), kernel, as_it_is))
+
+
+def _needed(some):
+    "Whether a step can be left out; a GPU takes it always, since it would have to stop and tell the host."
+    return some.device.type != "cpu" or bool(some.any())
 
 # %% ../nbs/01_augmentations.ipynb #8f6e11e1
 def _in_blocks(
@@ -235,9 +238,11 @@ def _in_blocks(
     out: torch.Tensor,  # (N, 3, S, S), float32, filled
 ) -> torch.Tensor:  # `out`
     "All of a batch, on a CPU in blocks that fit its cache."
-    step = max(1, 2**18 // images[0, 0].numel()) if images.device.type == "cpu" else len(images)
-    for part in (slice(start, start + step) for start in range(0, len(images), step)):
-        out[part] = apply(images[part], {key: value[part] for key, value in drawn.items()})
+    if images.device.type != "cpu": return out.copy_(apply(images, drawn))
+    alike = (2 * drawn["coloured"] + drawn.get("blurred", torch.zeros(len(images)))).argsort()
+    for block in alike.split(max(1, 2**17 // images[0, 0].numel())):
+        views = apply(images.index_select(0, block), {key: value.index_select(0, block) for key, value in drawn.items()})
+        for i, view in zip(block.tolist(), views): out[i] = view
     return out
 
 
@@ -276,7 +281,8 @@ def random_pairs(
     n, size = masks.shape[:2]
     top, left, height, width = random_crops(n, size, min_scale, generator)
     flip = torch.rand(n, 1, generator=generator, device=generator.device) < 0.5
-    drawn = {"top": top, "left": left, "height": height, "width": width, "flip": flip.squeeze(1)} | draw_colour(n, generator, jitter_strength, grey_probability=0)
+    drawn = {"top": top, "left": left, "height": height, "width": width, "flip": flip.squeeze(1)}
+    drawn |= draw_colour(n, generator, jitter_strength, grey_probability=0)
     views = _in_blocks(apply_views, images, drawn, torch.empty(images.shape, device=images.device))
     position = (torch.arange(size, device=images.device) + 0.5) / size
     row = (top.unsqueeze(1) + height.unsqueeze(1) * position).long()

@@ -103,10 +103,10 @@ def test_a_view_is_torchvisions_with_the_parameters_drawn(spy):
 
 def test_a_pair_is_torchvisions_with_the_parameters_drawn(spy):
     "The mask is read at the nearest pixel of the same crop and flip."
-    calls = spy("apply_views")
+    calls = spy("_in_blocks")
     pixels, trimaps = (images(64) * 255).to(torch.uint8), (1 + 3 * images(64)[:, 0]).to(torch.uint8)
     views, masks = random_pairs(pixels, trimaps, torch.Generator().manual_seed(0), jitter_strength=0.0)
-    drawn = {name: torch.cat([args[1][name] for args, _ in calls]) for name in calls[0][0][1]}
+    drawn = calls[0][0][2]
     flip = drawn["flip"]
     assert 20 < flip.sum() < 44
     for i, box in enumerate(boxes(drawn)):
@@ -133,7 +133,8 @@ def test_jitter_is_drawn_as_torchvision_draws_it(strength):
     torch.manual_seed(0)
     ranges = [tuple(r) if r else None for r in (lambda j: (j.brightness, j.contrast, j.saturation, j.hue))(ColorJitter(*[0.8 * strength] * 3, 0.2 * strength))]
     theirs = [ColorJitter.get_params(*ranges) for _ in range(10_000)]
-    order, factors, turn, grey = draw_colour(20_000, torch.Generator().manual_seed(0), strength).values()
+    drawn = draw_colour(20_000, torch.Generator().manual_seed(0), strength)
+    order, factors, turn, grey = (drawn[name] for name in ("order", "factors", "turn", "grey"))
     factors = factors.T
     jittered = (factors != 1).all(0)
     assert torch.equal(jittered, (factors != 1).any(0)) and torch.equal(jittered, turn != 0)
