@@ -6,13 +6,11 @@ Settings are pixels:encoder:batch:steps.
 
     python benchmarks/bench_simclr.py
 """
-import os
-import tempfile
 from pathlib import Path
 
 import torch
 import torchvision
-from common import alternate, finish, parse, rates_of, read_setting
+from common import compare_loops, finish, parse
 from lightly.data import LightlyDataset
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
@@ -20,7 +18,7 @@ from lightly.transforms import SimCLRTransform
 from PIL import Image
 from torch import nn
 
-from simseg.core import make_accelerator, parameter_defaults
+from simseg.core import parameter_defaults
 from simseg.data import draw_synthetic, load_unlabelled, to_device
 from simseg.simclr import SimCLR, pretrain
 
@@ -71,17 +69,4 @@ def lightly_epochs(folder: Path, size: int, encoder: str, batch: int, device: to
 
 if __name__ == "__main__":
     args = parse(__doc__, settings=["32:resnet18:128:8", "64:resnet18:128:4", "128:resnet50:32:4", "224:resnet50:32:2"], compile="off", rounds=5)
-    rows = []
-    for setting in args.settings:
-        size, encoder, batch, steps = read_setting(setting)
-        accelerator, n = make_accelerator(args.device), steps * batch
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ["SIMSEG_CACHE"] = f"{folder}/cache"
-            (pictures := Path(folder) / "pictures").mkdir()
-            write_pictures(pictures, n, size)
-            loops = {"simseg": simseg_epochs(pictures, size, encoder, batch, accelerator, args.compile),
-                     "lightly": lightly_epochs(pictures, size, encoder, batch, accelerator.device, args.threads)}
-            rates = {name: rates_of(epochs, n, accelerator.device) for name, epochs in loops.items()}
-            rows += alternate({"pixels": size, "encoder": encoder, "batch": batch}, rates, "images/s", args.rounds)
-            for epochs in loops.values(): epochs.close()
-    finish("simclr", rows, args)
+    finish("simclr", compare_loops(args, write_pictures, simseg_epochs, "lightly", lightly_epochs), args)

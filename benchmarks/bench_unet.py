@@ -6,20 +6,18 @@ validation too, a tenth of the images after every epoch, and the example does no
 
     python benchmarks/bench_unet.py
 """
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
-from common import alternate, finish, parse, rates_of, read_setting
+from common import compare_loops, finish, parse
 from PIL import Image
 from segmentation_models_pytorch.datasets import OxfordPetDataset
 from torch import nn
 
 from simseg.augmentations import IMAGENET_MEAN, IMAGENET_STD
-from simseg.core import make_accelerator, parameter_defaults
+from simseg.core import parameter_defaults
 from simseg.data import draw_synthetic, load_pairs, to_device
 from simseg.unet import finetune, make_unet
 
@@ -103,16 +101,4 @@ def example_epochs(folder: Path, size: int, encoder: str, batch: int, device: to
 
 if __name__ == "__main__":
     args = parse(__doc__, settings=["64:resnet18:32:4", "224:resnet50:8:4"], compile="off", rounds=5)
-    rows = []
-    for setting in args.settings:
-        size, encoder, batch, steps = read_setting(setting)
-        accelerator, n = make_accelerator(args.device), steps * batch
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ["SIMSEG_CACHE"] = f"{folder}/cache"
-            write_pairs(Path(folder), n, size)
-            loops = {"simseg": simseg_epochs(Path(folder), size, encoder, batch, accelerator, args.compile),
-                     "smp's example": example_epochs(Path(folder), size, encoder, batch, accelerator.device, args.threads)}
-            rates = {name: rates_of(epochs, n, accelerator.device) for name, epochs in loops.items()}
-            rows += alternate({"pixels": size, "encoder": encoder, "batch": batch}, rates, "images/s", args.rounds)
-            for epochs in loops.values(): epochs.close()
-    finish("unet", rows, args)
+    finish("unet", compare_loops(args, write_pairs, simseg_epochs, "smp's example", example_epochs), args)

@@ -1,7 +1,10 @@
 "What the benchmarks share: options, alternation, medians, one table, one JSON file."
 import argparse
+import os
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 
@@ -73,6 +76,29 @@ def alternate(
     rows = [{**setting, "what": name, unit: round(statistics.median(rates), 1), "lowest": round(min(rates), 1), "highest": round(max(rates), 1),
              "simseg / it": round(times[name], 2)} for name, rates in measured.items()]
     print(*setting.values(), {name: value for name, value in times.items() if name != "simseg"}, flush=True)
+    return rows
+
+
+def compare_loops(
+    args: argparse.Namespace,  # with `settings`, pixels:encoder:batch:steps each
+    write,  # (folder, images, pixels): makes the files of a setting
+    ours,  # (folder, pixels, encoder, batch, accelerator, compile): yields after every epoch
+    peer: str,  # its name in the table
+    theirs,  # (folder, pixels, encoder, batch, device, workers): the same
+) -> list[dict]:  # the table's rows
+    "Our training loop against another's, on the same files."
+    rows = []
+    for setting in args.settings:
+        size, encoder, batch, steps = read_setting(setting)
+        accelerator, n = make_accelerator(args.device), steps * batch
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
+            os.environ["SIMSEG_CACHE"] = cache
+            write(Path(folder), n, size)
+            loops = {"simseg": ours(Path(folder), size, encoder, batch, accelerator, args.compile),
+                     peer: theirs(Path(folder), size, encoder, batch, accelerator.device, args.threads)}
+            rates = {name: rates_of(epochs, n, accelerator.device) for name, epochs in loops.items()}
+            rows += alternate({"pixels": size, "encoder": encoder, "batch": batch}, rates, "images/s", args.rounds)
+            for epochs in loops.values(): epochs.close()
     return rows
 
 

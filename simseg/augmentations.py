@@ -205,11 +205,12 @@ def draw_views(
     jitter_strength: float = 1.0,  # of the colour jitter; SimCLR, appendix A: 1.0
     blur: bool = True,  # blur half of the views; SimCLR, appendix A
     min_scale: float = 0.08,  # smallest crop, as a share of the area
+    grey_probability: float = 0.2,  # SimCLR, appendix A
 ) -> dict:  # name → (N, …)
     "The parameters of n views."
     uniform = lambda: torch.rand(n, generator=generator, device=generator.device)
     drawn = dict(zip(("top", "left", "height", "width"), random_crops(n, size, min_scale, generator)))
-    drawn |= {"flip": uniform() < 0.5} | draw_colour(n, generator, jitter_strength)
+    drawn |= {"flip": uniform() < 0.5} | draw_colour(n, generator, jitter_strength, grey_probability)
     return drawn | ({"blurred": uniform() < 0.5, "sigma": 0.1 + 1.9 * uniform()} if blur else {})
 
 
@@ -249,19 +250,17 @@ def _in_blocks(
 def random_views(
     images: torch.Tensor,  # (N, 3, S, S), uint8
     generator: torch.Generator,  # on the images' device
-    jitter_strength: float = 1.0,  # of the colour jitter; SimCLR, appendix A: 1.0
-    blur: bool = True,  # blur half of the views; SimCLR, appendix A
-    min_scale: float = 0.08,  # smallest crop, as a share of the area
+    **views,  # jitter_strength, blur, min_scale, grey_probability, as for `draw_views`
 ) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1]
     "One random view of each image, with parameters of its own."
-    drawn = draw_views(len(images), images.shape[-1], generator, jitter_strength, blur, min_scale)
+    drawn = draw_views(len(images), images.shape[-1], generator, **views)
     return _in_blocks(apply_views, images, drawn, torch.empty(images.shape, device=images.device))
 
 
 def two_views(
     images: torch.Tensor,  # (N, 3, S, S), uint8
     generator: torch.Generator,
-    **views,  # as for `random_views`
+    **views,  # as for `draw_views`
 ) -> torch.Tensor:  # (2N, 3, S, S), normalised: the first views of all images, then the second
     "Two independent views of each image in one batch, ready for one forward pass."
     both = torch.cat([images, images])

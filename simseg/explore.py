@@ -118,7 +118,7 @@ def _choice(text: str, options, value=None, kind=widgets.Dropdown, **more):
     return kind(description=text, options=options, style={"description_width": "120px"}, **({} if value is None else {"value": value}), **more)
 
 # %% ../nbs/06_explore.ipynb #a18dd217
-REFERENCE_VIEWS = {"jitter_strength": 1.0, "min_scale": 0.08, "blur": True}  # SimCLR, appendix A; defaults of `random_views`
+REFERENCE_VIEWS = {"jitter_strength": 1.0, "min_scale": 0.08, "grey_probability": 0.2, "blur": True}  # SimCLR, appendix A
 
 
 @lru_cache(maxsize=4)
@@ -158,6 +158,7 @@ def explore_views(
     controls = {
         "dataset": _data_sets(dataset), "image": _slider("image", 0, 0, 1, 0), "seed": _slider("draw", 0, 99, 1, 0),
         "jitter_strength": _slider("jitter (ref. 1.0)", 0.0, 2.0, 0.05, 1.0), "min_scale": _slider("crop (ref. 0.08)", 0.02, 1.0, 0.02, 0.08),
+        "grey_probability": _slider("grey (ref. 0.2)", 0.0, 1.0, 0.05, 0.2),
         "blur": widgets.Checkbox(True, description="blur (ref. on)", style={"description_width": "120px"}),
     }
     return Explorer(draw, controls)
@@ -377,7 +378,7 @@ def study_files(
     names = [str(p.relative_to(root)) for p in sorted(found)]
     return list(dict.fromkeys([*([str(first)] if first else []), *names]))
 
-
+# %% ../nbs/06_explore.ipynb #35c28032
 def explore_predictions(
     file: str | Path = "",  # the study to begin with; "" takes the first of `study_files`
     data_root: str = "",  # where the data sets lie; "" as in the study's file

@@ -7,9 +7,9 @@ __all__ = ['STAGES', 'UNTRAINED', 'BASE', 'STUDY_DEFAULTS', 'GRID', 'FROM_CELL',
            'ENCODER_COLOURS', 'METRIC_NAMES', 'split_arm', 'study_cells', 'run_dir', 'simclr_params', 'unet_params',
            'evaluation_params', 'check_study', 'read_study', 'collect_results', 'published_results', 'arm_label',
            'results_table', 'compare_with_published', 'collect_counts', 'encoder_kind', 'encoder_pairs', 'compare_arms',
-           'compare_labels', 'answers', 'last_epoch_best', 'seeds_note', 'print_results', 'encoder_colours',
-           'set_theme', 'plot_ratios', 'ratio_axis', 'plot_differences', 'read_history', 'plot_pretraining',
-           'plot_finetuning', 'study_data', 'show_predictions', 'write_report_html']
+           'compare_labels', 'answers', 'collect_validation', 'last_epoch_best', 'seeds_note', 'print_results',
+           'encoder_colours', 'set_theme', 'plot_ratios', 'ratio_axis', 'plot_differences', 'read_history',
+           'plot_pretraining', 'plot_finetuning', 'study_data', 'show_predictions', 'write_report_html']
 
 # %% ../nbs/05_study.ipynb #b2539582
 import json
@@ -245,11 +245,12 @@ def encoder_kind(study: dict, encoder: str) -> str:  # scratch, imagenet, contro
 def encoder_pairs(
     study: dict,
 ) -> list[tuple[str, str]]:  # (first, second)
-    "Which encoders are compared: each with scratch, and those that were pretrained on different images with one another."
+    "Which encoders are compared: each with scratch, and those that were pretrained alike on different images with one another."
     kinds = {encoder: encoder_kind(study, encoder) for encoder in study["encoders"]}
     with_scratch = [(encoder, "scratch") for encoder in kinds if encoder != "scratch"]
     pretrained = [encoder for encoder, kind in kinds.items() if kind not in (*UNTRAINED, "control")]
-    return with_scratch + [(b, a) for a, b in combinations(pretrained, 2) if kinds[a] != kinds[b]]
+    how = {encoder: {k: v for k, v in simclr_params(study, encoder, 0).items() if k not in ("dataset", "max_images", "out_dir")} for encoder in pretrained}
+    return with_scratch + [(b, a) for a, b in combinations(pretrained, 2) if kinds[a] != kinds[b] and how[a] == how[b]]
 
 # %% ../nbs/05_study.ipynb #b41271f4
 COMPARISON_COLUMNS = ["recipe", "label_ratio", "first", "second", "difference", "images_low", "images_high", "seeds_low", "seeds_high", "n_seeds", "verdict"]
@@ -313,18 +314,26 @@ def answers(
     return "\n".join(lines)
 
 # %% ../nbs/05_study.ipynb #1a4b2e71
-def last_epoch_best(
+def collect_validation(
     study: dict,
-) -> pd.DataFrame:  # recipe, label_ratio, runs, last_epoch_best
-    "How many U-Nets had their lowest validation loss in their last epoch."
+) -> pd.DataFrame:  # encoder, recipe, label_ratio, seed, val_iou, and whether it is the last epoch's
+    "Each U-Net's IoU on validation images, at the epoch of the lowest validation loss, which is the one kept."
     rows = []
     for arm, ratio, seed in study_cells(study):
         path = resolve_path(run_dir(study, "unet", arm, seed, ratio)) / "metrics.json"
-        if not path.exists(): continue
-        last = json.loads(path.read_text())["best_epoch"] == unet_params(study, arm, ratio, seed)["epochs"]
-        rows.append({"recipe": split_arm(arm)[1], "label_ratio": ratio, "last_epoch_best": last})
-    found = pd.DataFrame(rows, columns=["recipe", "label_ratio", "last_epoch_best"])
-    return found.groupby(["recipe", "label_ratio"], sort=False)["last_epoch_best"].agg(runs="size", last_epoch_best="sum").reset_index()
+        found = json.loads(path.read_text()) if path.exists() else {}
+        if "val_iou" not in found: continue
+        encoder, recipe = split_arm(arm)
+        rows.append({"encoder": encoder, "recipe": recipe, "label_ratio": ratio, "seed": seed, "val_iou": found["val_iou"],
+                     "last_epoch_best": found["best_epoch"] == unet_params(study, arm, ratio, seed)["epochs"]})
+    return pd.DataFrame(rows, columns=["encoder", "recipe", "label_ratio", "seed", "val_iou", "last_epoch_best"])
+
+
+def last_epoch_best(
+    validation: pd.DataFrame,  # as `collect_validation` gives
+) -> pd.DataFrame:  # recipe, label_ratio, runs, last_epoch_best
+    "How many U-Nets had their lowest validation loss in their last epoch."
+    return validation.groupby(["recipe", "label_ratio"], sort=False)["last_epoch_best"].agg(runs="size", last_epoch_best="sum").reset_index()
 
 # %% ../nbs/05_study.ipynb #3c769a6b
 def seeds_note(results: pd.DataFrame) -> str:

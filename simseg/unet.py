@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BORDERS', 'IGNORED', 'LOSSES', 'SCHEDULES', 'TEST_SET', 'SEEDED', 'load_encoder', 'make_unet', 'make_targets',
            'make_loss', 'count_batch', 'summarise', 'predict_batches', 'count_images', 'train_mode', 'split_batches',
-           'train_epoch', 'finetune', 'save_model', 'check_unet', 'run_unet']
+           'train_epoch', 'make_adam', 'make_average', 'finetune', 'save_model', 'check_unet', 'run_unet']
 
 # %% ../nbs/03_unet.ipynb #6309de65
 import copy
@@ -78,18 +78,19 @@ def _bce(logits, targets):
     return F.binary_cross_entropy_with_logits(logits, targets * counted, counted, reduction="sum") / counted.sum().clamp_min(1)
 
 
-LOSSES = ["bce", "dice", "focal"]
+LOSSES = ["bce", "dice", "focal", "bce_dice"]
 
 
 def make_loss(
-    name: str,  # bce, dice or focal; the published study: bce
+    name: str,  # bce, dice, focal, or bce_dice for the sum of the two; the published study: bce
 ):  # (logits, targets) → scalar
-    "A loss whose ignored pixels have no say: binary cross entropy, or segmentation-models-pytorch's Dice or focal loss."
+    "A loss whose ignored pixels have no say, of binary cross entropy and segmentation-models-pytorch's Dice and focal losses."
     from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
 
     check_choice("loss", name, LOSSES)
-    loss = {"bce": _bce, "dice": DiceLoss("binary", ignore_index=IGNORED), "focal": FocalLoss("binary", ignore_index=IGNORED)}[name]
-    return lambda logits, targets: loss(logits.float(), targets.float())
+    known = {"bce": _bce, "dice": DiceLoss("binary", ignore_index=IGNORED), "focal": FocalLoss("binary", ignore_index=IGNORED)}
+    losses = [known[part] for part in name.split("_")]
+    return lambda logits, targets: sum(loss(logits.float(), targets.float()) for loss in losses)
 
 # %% ../nbs/03_unet.ipynb #df28a347
 def count_batch(
@@ -192,6 +193,7 @@ def train_epoch(
     schedule,  # stepped once a batch
     accelerator,
     generator: torch.Generator,  # of the augmentation
+    average=None,  # an `AveragedModel` that follows every step
 ) -> float:  # mean loss
     "One pass over the training images."
     train_mode(model, params["freeze_encoder"])
@@ -205,6 +207,7 @@ def train_epoch(
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
+        if average is not None: average.update_parameters(model)
         losses.append(value.detach() * len(batch))
     return (torch.stack(losses).sum() / len(order)).item()
 
@@ -212,6 +215,27 @@ def train_epoch(
 SCHEDULES = ["constant", "cosine"]
 
 
+def make_adam(
+    model: nn.Module,
+    learning_rate: float,  # of the decoder; the published study: 1e-4
+    encoder_rate: float = 1.0,  # the encoder's, as a share of it
+) -> torch.optim.Optimizer:
+    "Adam with a learning rate for the decoder, its first group, and one for the encoder."
+    encoder = list(model.encoder.parameters())
+    rest = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
+    return torch.optim.Adam([{"params": rest}, {"params": encoder, "lr": learning_rate * encoder_rate}], learning_rate, fused=True)
+
+
+def make_average(
+    model: nn.Module,
+    decay: float,  # of each step; 0 for none
+):  # a `torch.optim.swa_utils.AveragedModel`, or None
+    "An exponential moving average of a model's weights and batch-norm statistics."
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+
+# %% ../nbs/03_unet.ipynb #33148090
 def finetune(
     model: nn.Module,  # trained in place; ends as the best of its epochs
     images: torch.Tensor,  # (N, 3, S, S), uint8
@@ -226,18 +250,18 @@ def finetune(
     order_generator, augmentation = generator_for(seed, "order"), generator_for(seed, "augmentation", accelerator.device)
     model.to(accelerator.device, memory_format=torch.channels_last)
     forward = compile_model(model, params["compile"], len(train) * params["epochs"] * images[0, 0].numel(), accelerator.device)
-    optimizer = torch.optim.Adam(model.parameters(), params["learning_rate"], fused=True)
+    optimizer, average = make_adam(model, params["learning_rate"], params["encoder_rate"]), make_average(model, params["ema"])
     steps = params["epochs"] * len(split_batches(train, params["batch_size"]))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if params["schedule"] == "cosine" else torch.optim.lr_scheduler.ConstantLR(optimizer, 1)
-    best, best_state = float("inf"), None
+    kept, best, best_state = average.module if average else model, float("inf"), None
     for epoch in range(1, params["epochs"] + 1):
         start, rate = time.perf_counter(), optimizer.param_groups[0]["lr"]
         order = train[torch.randperm(len(train), generator=order_generator)].to(images.device)
-        train_loss = train_epoch(model, forward, images, masks, order, params, loss, optimizer, schedule, accelerator, augmentation)
+        train_loss = train_epoch(model, forward, images, masks, order, params, loss, optimizer, schedule, accelerator, augmentation, average)
         seconds = time.perf_counter() - start
-        metrics = summarise(count_images(model, images, masks, val, accelerator, params["border"]))
-        val_loss, val_iou = metrics[f"{params['loss']}_loss"], metrics["iou"]
-        if val_loss < best: best, best_state = val_loss, copy.deepcopy(model.state_dict())
+        metrics = summarise(count_images(kept, images, masks, val, accelerator, params["border"]))
+        val_loss, val_iou = sum(metrics[f"{part}_loss"] for part in params["loss"].split("_")), metrics["iou"]
+        if val_loss < best: best, best_state = val_loss, copy.deepcopy(kept.state_dict())
         yield {"epoch": epoch, "loss": train_loss, "val_loss": val_loss, "val_iou": val_iou, "learning_rate": rate, "images_per_second": len(train) / seconds}
     if best_state is not None: model.load_state_dict(best_state)
 
@@ -270,6 +294,8 @@ def check_unet(
     check_range("batch_size", params["batch_size"], 2)
     check_range("learning_rate", params["learning_rate"], 0, open_low=True)
     check_range("label_ratio", params["label_ratio"], 0, 0.8, open_low=True)
+    check_range("encoder_rate", params["encoder_rate"], 0, open_low=True)
+    check_range("ema", params["ema"], 0, 0.9999)
     for name, choices in (("encoder_name", ENCODERS), ("schedule", SCHEDULES), ("loss", LOSSES), ("border", BORDERS), ("compile", COMPILE)): check_choice(name, params[name], choices)
     if params["image_size"] % 32: raise ValueError(f"image_size={params['image_size']} does not suit a U-Net; take a multiple of 32.")
 
