@@ -443,14 +443,17 @@ def plot_pretraining(study: dict):
     import matplotlib.pyplot as plt
 
     set_theme()
-    colours = encoder_colours(study["encoders"])
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3))
-    for encoder, seed in dict.fromkeys((split_arm(arm)[0], seed) for arm, _, seed in study_cells(study)):
-        history = read_history(study, "simclr", encoder, seed)
-        for axis, column in zip(axes, ("loss", "knn_accuracy")):
+    colours, labels = encoder_colours(study["encoders"]), {"loss": "NT-Xent, training views", "knn_accuracy": "k-NN accuracy, images held out"}
+    runs = dict.fromkeys((split_arm(arm)[0], seed) for arm, _, seed in study_cells(study))
+    histories = {run: read_history(study, "simclr", *run) for run in runs}
+    columns = [column for column in labels if column == "loss" or any(column in history for history in histories.values())]
+    figure, axes = plt.subplots(1, len(columns), figsize=(4.5 * len(columns), 3), squeeze=False)
+    axes = axes[0]
+    for (encoder, seed), history in histories.items():
+        for axis, column in zip(axes, columns):
             if column in history and len(history): axis.plot(history["epoch"], history[column], ".-", color=colours[encoder], label=encoder if seed == study["seeds"][0] else None)
-    for axis, label in zip(axes, ("NT-Xent, training views", "k-NN accuracy, images held out")):
-        axis.set(xlabel="epoch", ylabel=label)
+    for axis, column in zip(axes, columns):
+        axis.set(xlabel="epoch", ylabel=labels[column])
         axis.xaxis.get_major_locator().set_params(integer=True)
         if axis.lines: axis.legend(fontsize=8)
     figure.tight_layout()

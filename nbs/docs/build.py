@@ -165,7 +165,7 @@ def latest_report() -> Path | None:
     "The report of the study of real images that ran last in this checkout; else the one that came with it, if any."
     reports = sorted(ROOT.glob("outputs/*/report.ipynb"), key=lambda p: p.stat().st_mtime, reverse=True)
     trained_on = lambda p: yaml.safe_load((p.parent / "study.yaml").read_text())["unet"].get("dataset", "synthetic")
-    real = [p for p in reports if (p.parent / "study.yaml").exists() and not trained_on(p).startswith("synthetic")]
+    real = [p for p in reports if (p.parent / "study.yaml").exists() and not trained_on(p).startswith(("synthetic", "outputs/tutorial"))]
     return next(iter(real + sorted(ROOT.glob("outputs/reference/*/report.ipynb"))), None)
 
 
