@@ -144,6 +144,20 @@ def test_same_parameters_same_metrics(tmp_path):
     assert first == second and json.loads(first)["n_train"] == 45
 
 
+def test_the_averaged_weights_are_validated_and_kept_and_the_encoder_has_its_rate(tmp_path):
+    "An average that forgets next to nothing stays where the first step was, and an encoder with next to no rate where it began."
+    params = {**parameter_defaults("03_unet"), "max_images": 64, "batch_size": 16, "epochs": 3, "device": "cpu"}
+
+    def run(name, **changed):
+        history = run_unet({**params, **changed, "out_dir": str(tmp_path / name)})
+        return load_file(tmp_path / name / "model" / "model.safetensors"), np.ptp([row["val_loss"] for row in history] or [0])
+
+    (start, _), (free, moved), (kept, still), (slow, _) = run("start", epochs=0), run("free"), run("average", ema=0.9999), run("rate", encoder_rate=1e-6)
+    away = lambda model, part: max((model[key] - start[key]).abs().max().item() for key in start if key.startswith(part) and key.endswith("weight"))
+    assert still < 0.01 < moved and away(kept, "decoder") < away(free, "decoder") / 2
+    assert away(slow, "encoder.conv1") < 1e-6 < 1e-3 < min(away(slow, "decoder"), away(free, "encoder.conv1"))
+
+
 def test_augmentations_notebook_draws_views(papermill, tmp_path):
     run = papermill("01_augmentations", dataset="synthetic_objects", out_dir=tmp_path / "views")
     assert run.returncode == 0, run.stderr[-2000:]
