@@ -514,7 +514,7 @@ def explore_study(
         study, runs = opened(file)
         table = study_progress(runs)
         counts = ", ".join(f"{n} {state}" for state, n in table["state"].replace(r"epoch.*", "running", regex=True).value_counts().items())
-        shown = table.to_html(index=False, na_rep="", float_format="{:.3f}".format, border=0)
+        shown = table.to_html(index=False, na_rep="", float_format="{:.3f}".format, border=0, justify="left", col_space=80)
         return draw_study(study, runs, ratio), f"Study {study['name']}: of {len(table)} runs {counts}.", f"<div style='max-height: 22em; overflow-y: auto'>{shown}</div>"
 
     controls = {"file": _choice("study", study_files(file)), "ratio": _choice("curves at", [("–", 0.0)], kind=widgets.SelectionSlider)}
