@@ -206,7 +206,7 @@ def draw_temperature(
     figure.subplots_adjust(left=0.08, right=0.98, bottom=0.17, top=0.84, wspace=0.35)
     return figure
 
-
+# %% ../nbs/06_explore.ipynb #5f5e46f2
 def explore_temperature(
     run: str | Path = "",  # as for `batch_features`
     dataset: str = "synthetic",
