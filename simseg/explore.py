@@ -264,7 +264,7 @@ def draw_data(
     rows = range(0, len(tiles), columns)
     return montage([tiles[r:r + columns] for r in rows], [[data.names[i][-18:] for i in indices[r:r + columns]] for r in rows])
 
-
+# %% ../nbs/06_explore.ipynb #a7ce8ac6
 def explore_data(
     dataset: str = "synthetic",  # one to begin with, as for `load_data`
     image_size: int = 64,
