@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from common import finish, parse, synchronise
 
+from simseg.augmentations import jitter_colour
 from simseg.core import generator_for, make_accelerator
 from simseg.data import to_device
 from simseg.simclr import SimCLR, make_optimizer, make_schedule, train_epoch
@@ -56,7 +57,7 @@ def measure(file: str, args):
     for _ in range(args.rounds + 1):  # the first warms up
         start = time.perf_counter()
         order = torch.randperm(len(images))[:args.steps * args.batch].to(images.device)
-        train_epoch(model, model, images, order, args.batch, 0.1, optimizer, schedule, accelerator, generator)
+        train_epoch(model, model, jitter_colour, images, order, args.batch, 0.1, optimizer, schedule, accelerator, generator)
         synchronise(device)
         rates.append(args.steps * args.batch / (time.perf_counter() - start))
     peak.going = False

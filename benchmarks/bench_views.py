@@ -14,8 +14,8 @@ from lightly.transforms import SimCLRTransform
 from PIL import Image
 from torchvision.transforms import v2
 
-from simseg.augmentations import IMAGENET_MEAN, IMAGENET_STD, two_views
-from simseg.core import make_accelerator
+from simseg.augmentations import IMAGENET_MEAN, IMAGENET_STD, jitter_colour, two_views
+from simseg.core import compile_model, make_accelerator
 from simseg.data import draw_synthetic
 
 
@@ -44,12 +44,14 @@ def contestants(size: int, batch: int, device: torch.device) -> dict:  # name â†
     pixels = torch.from_numpy(draw_synthetic(batch, size).images)
     on_device, generator = pixels.to(device), torch.Generator(device).manual_seed(0)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
+    jitter = compile_model(jitter_colour, "on", 0, device)
     lightly, per_image, batched = SimCLRTransform(input_size=size), torchvision_view(size), kornia_view(size)
 
     def several(view): return lambda: sum(view(i) for i in range(max(1, batch // 8)))  # one image after the other
 
     return {
         "simseg": lambda: len(two_views(on_device, generator)),
+        "simseg, compiled": lambda: len(two_views(on_device, generator, jitter)),  # as with compile=on
         "lightly": several(lambda i: len(lightly(pictures[i]))),
         "torchvision v2": several(lambda i: len([per_image(pixels[i]) for _ in range(2)])),
         "kornia": lambda: len(batched(torch.cat([on_device, on_device]).float() / 255)),

@@ -134,7 +134,7 @@ def colour_matrix(
     to_mean, to_grey = ((1 - factor) * (kind == k) for k in (1, 2))
     matrix, mean = torch.eye(3, 4, device=mean.device), F.pad(mean, (0, 1), value=1)
     for share, m, g in zip(factor.T[:, :, None, None], to_mean.T[:, :, None], to_grey.T[:, :, None]):
-        grey = _constant(_GREY, mean.device) @ matrix  # (N, 4): what makes each pixel's
+        grey = sum(weight * row for weight, row in zip(_GREY, matrix.unbind(-2)))  # (N, 4): what makes each pixel's
         of_mean = F.pad((grey * mean).sum(1, keepdim=True), (3, 0))
         matrix = share * matrix + (g * grey + m * of_mean).unsqueeze(1)
     return matrix
@@ -142,9 +142,14 @@ def colour_matrix(
 
 def apply_colour(images, matrix):
     "Mix the channels: (N, 3, H, W), float, and (N, 3, 4) → (N, 3, H, W), not clamped."
-    return torch.baddbmm(matrix[:, :, 3:], matrix[:, :, :3], images.flatten(2)).view_as(images)
+    if not torch.compiler.is_compiling(): return torch.baddbmm(matrix[:, :, 3:], matrix[:, :, :3], images.flatten(2)).view_as(images)
+    red, green, blue, constant = matrix[..., None, None].unbind(2)  # written out, torch.compile makes one pass of it and its neighbours
+    return red * images[:, :1] + green * images[:, 1:2] + blue * images[:, 2:] + constant
 
 # %% ../nbs/01_augmentations.ipynb #229e7c09
+_WHEEL = ((3, 1, -1), (2, -1, 2), (4, -1, 2))  # a channel's share of the chroma at a hue: min(1, max(0, sign · |hue − centre| + offset))
+
+
 def turn_hue(
     images: torch.Tensor,  # (N, 3, H, W), float in [0, 1]
     turn: torch.Tensor,  # (N,), shares of a full circle
@@ -159,9 +164,7 @@ def turn_hue(
     sextant = turned * (12 * swapped - 2) - 6 * swapped
     hue = (middle - less).div_(chroma.clamp_min(1e-6)).add_(sextant).abs_().add_(6 * turn.view(-1, 1, 1))
     hue -= (hue / 6).floor_().mul_(6)
-    centre, sign, offset = (_constant(v, images.device).view(3, 1, 1) for v in ((3.0, 2.0, 4.0), (1.0, -1.0, -1.0), (-1.0, 2.0, 2.0)))
-    share = (hue.unsqueeze(1) - centre).abs_().mul_(sign).add_(offset).clamp_(0, 1)
-    return share.mul_(chroma.unsqueeze(1)).add_(low.unsqueeze(1))
+    return torch.stack([(hue - centre).abs_().mul_(sign).add_(offset).clamp_(0, 1).mul_(chroma).add_(low) for centre, sign, offset in _WHEEL], 1)
 
 # %% ../nbs/01_augmentations.ipynb #d7feaf43
 def jitter_colour(
@@ -217,10 +220,11 @@ def draw_views(
 def apply_views(
     images: torch.Tensor,  # (N, 3, S, S), uint8
     drawn: dict,  # as `draw_views` gives
+    jitter=jitter_colour,  # or the same, compiled
 ) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1]
     "The views with those parameters."
     views = resized_crop(images, *(drawn[key] for key in ("top", "left", "height", "width", "flip"))).div_(255)
-    if _needed(drawn["coloured"]): views = jitter_colour(views, drawn["order"], drawn["factors"].T, drawn["turn"], drawn["grey"])
+    if _needed(drawn["coloured"]): views = jitter(views, drawn["order"], drawn["factors"].T, drawn["turn"], drawn["grey"])
     if "blurred" not in drawn or not _needed(drawn["blurred"]): return views
     kernel = blur_kernel(drawn["sigma"], images.shape[-1])
     as_it_is = (torch.arange(kernel.shape[1], device=kernel.device) == kernel.shape[1] // 2).float()
@@ -260,12 +264,13 @@ def random_views(
 def two_views(
     images: torch.Tensor,  # (N, 3, S, S), uint8
     generator: torch.Generator,
+    jitter=jitter_colour,  # or the same, compiled
     **views,  # as for `draw_views`
 ) -> torch.Tensor:  # (2N, 3, S, S), normalised: the first views of all images, then the second
     "Two independent views of each image in one batch, ready for one forward pass."
     both = torch.cat([images, images])
     drawn, out = draw_views(len(both), both.shape[-1], generator, **views), torch.empty(both.shape, device=both.device, memory_format=torch.channels_last)
-    return _in_blocks(lambda *block: _scale(apply_views(*block)), both, drawn, out)
+    return _in_blocks(lambda *block: _scale(apply_views(*block, jitter)), both, drawn, out)
 
 # %% ../nbs/01_augmentations.ipynb #91c5b359
 def random_pairs(

@@ -28,6 +28,9 @@ import torch
 import yaml
 from tqdm.auto import tqdm
 
+# %% ../nbs/00_core.ipynb #3b31ed02
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # Linux, where /sys/kernel/mm/transparent_hugepage/enabled does not say never
+
 # %% ../nbs/00_core.ipynb #c7d878ab
 def repo_root(
     start: Path | None = None,  # where to begin looking, default the working directory
@@ -201,7 +204,7 @@ COMPILE_FROM = 4e10  # pixels that a run sees on a GPU, from which a minute of c
 
 
 def compile_model(
-    model: torch.nn.Module,
+    model,  # a module, or a function of tensors
     compile: str,  # auto, on or off
     pixels: float,  # that the run will see: images × epochs × size²
     device: torch.device,
@@ -211,9 +214,9 @@ def compile_model(
     if compile == "off" or (compile == "auto" and (device.type == "cpu" or pixels < COMPILE_FROM)): return model
     compiled, whole = torch.compile(model, dynamic=False), []
 
-    def forward(x):
+    def forward(x, *rest):
         whole[:] = whole or [x.shape]
-        return compiled(x) if x.shape == whole[0] else model(x)  # a smaller last batch would compile all over again
+        return compiled(x, *rest) if x.shape == whole[0] else model(x, *rest)  # a smaller last batch would compile all over again
 
     return forward
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from .augmentations import normalise, two_views
+from .augmentations import jitter_colour, normalise, two_views
 from .core import (COMPILE, check_choice, check_finite, check_range, compile_model, epoch_line, generator_for, make_accelerator, progress,
                          provenance, resolve_path, seed_for, write_atomic, write_csv, write_json, write_yaml)
 from .data import load_unlabelled, split_unlabelled, take, to_device
@@ -199,6 +199,7 @@ def check_collapse(
 def train_epoch(
     model: SimCLR,
     forward,  # what to call for its forward pass, as `compile_model` gives
+    jitter,  # likewise for `jitter_colour`
     images: torch.Tensor,  # (N, 3, S, S), uint8
     order: torch.Tensor,  # (M,), indices of the training images, shuffled
     batch_size: int,
@@ -213,7 +214,7 @@ def train_epoch(
     model.train()
     losses = []
     for batch in progress(order[:len(order) // batch_size * batch_size].split(batch_size)):
-        first, second = forward(two_views(take(images, batch, accelerator.device), generator, **views)).chunk(2)
+        first, second = forward(two_views(take(images, batch, accelerator.device), generator, jitter, **views)).chunk(2)
         loss = nt_xent(first, second, temperature)
         accelerator.backward(loss)
         optimizer.step()
@@ -261,11 +262,12 @@ def pretrain(
     optimizer = make_optimizer(model, params["optimizer"], params["learning_rate"], params["weight_decay"])
     schedule = make_schedule(optimizer, steps * params["epochs"], steps * params["warmup_epochs"])
     model, optimizer = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
-    forward = compile_model(model, params["compile"], 2 * steps * batch_size * params["epochs"] * images[0, 0].numel(), accelerator.device)
+    pixels = 2 * steps * batch_size * params["epochs"] * images[0, 0].numel()
+    forward, jitter = (compile_model(part, params["compile"], pixels, accelerator.device) for part in (model, jitter_colour))
     for epoch in range(1, params["epochs"] + 1):
         start, rate = time.perf_counter(), optimizer.param_groups[0]["lr"]
         order = train[torch.randperm(len(train), generator=order_generator)].to(images.device)
-        row = {"epoch": epoch, "loss": train_epoch(model, forward, images, order, batch_size, temperature, optimizer, schedule, accelerator, view_generator, **views)}
+        row = {"epoch": epoch, "loss": train_epoch(model, forward, jitter, images, order, batch_size, temperature, optimizer, schedule, accelerator, view_generator, **views)}
         seconds = time.perf_counter() - start
         if len(held_out) > 1: row |= validate(model, images, held_out, batch_size, temperature, stream("validation views"), **views)
         row |= classify(model.encoder, images, labels, train, held_out, accelerator, {"knn_accuracy": knn_accuracy})
