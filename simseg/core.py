@@ -28,9 +28,6 @@ import torch
 import yaml
 from tqdm.auto import tqdm
 
-# %% ../nbs/00_core.ipynb #3b31ed02
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # Linux, where /sys/kernel/mm/transparent_hugepage/enabled does not say never
-
 # %% ../nbs/00_core.ipynb #c7d878ab
 def repo_root(
     start: Path | None = None,  # where to begin looking, default the working directory

@@ -1,4 +1,5 @@
 "Views against torchvision, operation by operation and parameter by parameter."
+import shutil
 from itertools import permutations
 
 import numpy as np
@@ -10,7 +11,8 @@ from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 from simseg import augmentations
 from simseg.augmentations import (blur_kernel, draw_colour, draw_views, gaussian_blur, jitter_colour, normalise, random_crops, random_pairs, random_views,
-                                  resized_crop)
+                                  resized_crop, two_views)
+from simseg.core import compile_model
 
 STEPS = [TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue]
 PLAUSIBLE = 1e-4  # least p-value of a draw from the right distribution; a wrong one gives far less
@@ -55,6 +57,13 @@ def jittered_both_ways(pictures, strength):
     turn, grey = 0.2 * strength * (2 * torch.rand(n, generator=generator) - 1), torch.rand(n, generator=generator) < 0.5
     each = zip(pictures, order, torch.cat([factors, turn[None]]).T, grey)
     return jitter_colour(pictures, order, factors, turn, grey), torch.stack([torchvision_jitter(*one) for one in each])
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile wants a C++ compiler on a CPU")
+def test_compiled_views_are_the_same():
+    pictures = (255 * images(16, 32)).byte()  # a block of 32 views
+    compiled = compile_model(jitter_colour, "on", 0, torch.device("cpu"))
+    near(*(two_views(pictures, torch.Generator().manual_seed(0), jitter) for jitter in (compiled, jitter_colour)))
 
 
 def test_jitter_is_torchvisions_in_every_order():
