@@ -18,7 +18,7 @@ def snakemake(*arguments):
     return subprocess.run([BIN / "snakemake", "--cores", "2", "--nolock", *arguments], cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "pets-small", "pets", "pets-best", "pets-pretraining"])
+@pytest.mark.parametrize("name", ["quickstart", "pets-small", "pets-pretraining-small", "pets-recipes", "pets", "pets-best", "pets-pretraining"])
 def test_study_files_are_whole(name):
     study = check_study(yaml.safe_load((ROOT / "params" / f"{name}.yaml").read_text()))
     assert study["name"] == name and len(study_cells(study)) >= 9
