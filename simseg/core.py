@@ -10,7 +10,9 @@ __all__ = ['COMPILE', 'COMPILE_FROM', 'repo_root', 'resolve_path', 'write_atomic
 
 # %% ../nbs/00_core.ipynb #6c0ba475
 import ast
+import atexit
 import difflib
+import gc
 import json
 import os
 import platform
@@ -27,6 +29,9 @@ import pandas as pd
 import torch
 import yaml
 from tqdm.auto import tqdm
+
+# %% ../nbs/00_core.ipynb #f4d29e7e
+atexit.register(gc.freeze);
 
 # %% ../nbs/00_core.ipynb #c7d878ab
 def repo_root(

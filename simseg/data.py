@@ -52,18 +52,21 @@ def show_images(
     size: float = 0.9,  # inches an image
 ):
     "Draw images as a grid."
-    import matplotlib.pyplot as plt  # here, since training needs no figures and the import takes a second
+    import matplotlib.pyplot as plt  # here, since training needs no figures and the imports take seconds
+    from torchvision.utils import make_grid
+
+    def tile(batch, blank): return make_grid(batch, nrow=columns, padding=2, pad_value=blank).permute(1, 2, 0)
 
     images = torch.as_tensor(np.asarray(images))
-    if images.is_floating_point(): images = images.clamp(0, 1)  # a blur may round to just above 1
-    rows = math.ceil(len(images) / columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * size, rows * size), squeeze=False)
-    for axis in axes.flat: axis.axis("off")
-    for i, image in enumerate(images):
-        axis = axes.flat[i]
-        axis.imshow(image.permute(1, 2, 0))
-        if masks is not None: axis.contour(np.asarray(masks[i]) != BACKGROUND, [0.5], colors="white", linewidths=1)
-    figure.tight_layout(pad=0.1)
+    if not images.is_floating_point(): images = images / 255
+    grid = tile(images.clamp(0, 1), 1.0)  # a blur may round to just above 1
+    figure = plt.figure(figsize=(columns * size, math.ceil(len(images) / columns) * size))
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.axis("off")
+    axis.imshow(grid)
+    if masks is not None:
+        animal = (torch.as_tensor(np.asarray(masks)) != BACKGROUND).float()[:, None]
+        axis.contour(tile(animal, 0.0)[..., 0], [0.5], colors="white", linewidths=1)
     return figure
 
 # %% ../nbs/00_data.ipynb #89ecdc40
