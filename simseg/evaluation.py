@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from .core import check_range, make_accelerator, provenance, resolve_path, write_atomic, write_csv, write_json, write_yaml
-from .data import ImageData, load_pairs, split_data, to_device
+from .data import ImageData, load_pairs, show_images, split_data, to_device
 from .unet import count_images, make_targets, predict_batches, summarise
 
 # %% ../nbs/04_evaluation.ipynb #02c09d98
@@ -64,18 +64,14 @@ def show_overlays(
     "A figure with each image above its overlay."
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, len(indices), figsize=(1.4 * len(indices), 3.6), squeeze=False)
     logits = torch.cat([x for _, x in predict_batches(model, torch.from_numpy(data.images), torch.as_tensor(indices), accelerator)]).cpu()
     targets = make_targets(torch.from_numpy(data.masks[indices]), border)[:, 0].numpy()
-    for column, (i, found) in enumerate(zip(indices, (logits.sigmoid() >= threshold)[:, 0].numpy())):
-        axes[0, column].imshow(data.images[i].transpose(1, 2, 0))
-        axes[1, column].imshow(overlay(data.images[i], found, targets[column]))
-        axes[0, column].set_title(data.names[i], fontsize=6)
-        axes[1, column].set_title(f"IoU {counts['iou'].iloc[column]:.2f}", fontsize=7)
-    for axis in axes.flat: axis.axis("off")
+    found = (logits.sigmoid() >= threshold)[:, 0].numpy()
+    overlays = np.stack([overlay(*each) for each in zip(data.images[indices], found, targets)]).transpose(0, 3, 1, 2)
+    labels = [f"{data.names[i]}\nIoU {iou:.2f}" for i, iou in zip(indices, counts["iou"])]
+    figure = show_images(np.concatenate([data.images[indices] / 255, overlays]), len(indices), size=1.4, column_labels=labels)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in OVERLAY_COLOURS.values()]
-    figure.legend(handles, OVERLAY_COLOURS, loc="lower center", ncols=3, fontsize=7, frameon=False)
-    figure.tight_layout(rect=(0, 0.06, 1, 1), h_pad=0.6)
+    figure.legend(handles, OVERLAY_COLOURS, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, fontsize=7, frameon=False)
     return figure
 
 # %% ../nbs/04_evaluation.ipynb #ba7ae950
@@ -118,7 +114,7 @@ def run_evaluation(
     some = np.sort(np.random.default_rng(params["seed"]).choice(len(test), min(8, len(test)), replace=False))
     for name, rows in (("overlays.png", some), ("worst.png", counts["iou"].argsort().to_numpy()[:8])):
         figure = show_overlays(model, data, counts.iloc[rows], test[rows], accelerator, **how)
-        write_atomic(out / name, lambda path: figure.savefig(path, dpi=110))
+        write_atomic(out / name, lambda path: figure.savefig(path, dpi=110, bbox_inches="tight"))
     metrics = summarise(counts)
     write_json(out / "metrics.json", metrics)
     return metrics, counts

@@ -22,7 +22,7 @@ import pandas as pd
 import yaml
 
 from .core import check_known, check_range, check_types, parameter_defaults, repo_root, resolve_path, write_atomic, write_csv
-from .data import check_source, list_near_duplicates, load_pairs, split_data
+from .data import check_source, list_near_duplicates, load_pairs, show_images, split_data
 from .simclr import check_simclr
 from .statistics import Saving, compare, count_pixels, labels_saved, seed_interval, tally
 from .unet import check_unet
@@ -497,7 +497,6 @@ def show_predictions(
     count: int = 8,  # test images, evenly spaced in the order of file names
 ):
     "What each arm's model (first seed) finds, on the same test images."
-    import matplotlib.pyplot as plt
     import torch
 
     from simseg.core import make_accelerator
@@ -510,16 +509,15 @@ def show_predictions(
     test = part.test
     chosen = test[np.linspace(0, len(test) - 1, count).round().astype(int)]
     targets = make_targets(torch.from_numpy(data.masks[chosen]), params["border"])[:, 0].numpy()
-    figure, axes = plt.subplots(len(arms) + 1, count, figsize=(1.3 * count, 1.3 * (len(arms) + 1)), squeeze=False)
-    for column, i in enumerate(chosen): axes[0, column].imshow(data.images[i].transpose(1, 2, 0))
-    for row, (arm, seed) in enumerate(reversed(arms.items()), 1):
+    pictures, labels = [data.images[chosen] / 255], ["image"]
+    for arm, seed in reversed(arms.items()):
         model, _ = load_model(unet_params(study, arm, ratio, seed)["out_dir"] + "/model")
         model = model.to(accelerator.device, memory_format=torch.channels_last)
         (_, logits), = predict_batches(model, torch.from_numpy(data.images), torch.from_numpy(chosen), accelerator)
-        for column, found in enumerate((logits > 0)[:, 0].cpu().numpy()): axes[row, column].imshow(overlay(data.images[chosen[column]], found, targets[column]))
-    for axis, label in zip(axes[:, 0], ["image", *(arm_label(*split_arm(arm)).replace(" ", "\n") for arm in reversed(arms))]): axis.set_ylabel(label, fontsize=8)
-    for axis in axes.flat: axis.set(xticks=[], yticks=[])
-    figure.tight_layout(pad=0.3)
+        found = (logits > 0)[:, 0].cpu().numpy()
+        pictures.append(np.stack([overlay(*each) for each in zip(data.images[chosen], found, targets)]).transpose(0, 3, 1, 2))
+        labels.append(arm_label(*split_arm(arm)).replace(" ", "\n"))
+    figure = show_images(np.concatenate(pictures), count, size=1.3, row_labels=labels)
     return figure
 
 # %% ../nbs/05_study.ipynb #bfc57c0a
