@@ -67,11 +67,12 @@ def show_images(
     axis = figure.add_axes((0, 0, 1, 1), frame_on=False)  # one for all: sixteen axes take sixteen times as long to draw
     axis.imshow(tile(images.clamp(0, 1), 1.0))  # a blur may round to just above 1
     if masks is not None:
-        animal = (torch.as_tensor(np.asarray(masks)) != BACKGROUND).float()[:, None]
+        animal = (torch.as_tensor(np.asarray(masks)[: len(images)]) != BACKGROUND).float()[:, None]
         axis.contour(tile(animal, 0.0)[..., 0], [0.5], colors="white", linewidths=1)
     axis.set_xticks(centres(column_labels), column_labels)
     axis.set_yticks(centres(row_labels), row_labels)
     axis.tick_params(length=0, labelsize=7)
+    axis.grid(False)  # seaborn's themes draw one
     return figure
 
 # %% ../nbs/00_data.ipynb #89ecdc40
