@@ -3,14 +3,16 @@
     python benchmarks/check_precision.py --data-root /path/to/data
 
 Runs of one seed share initial weights, order and views, so the difference is taken seed by seed. The two agree in a metric where the 95 % interval of that
-difference over the seeds holds zero; with few seeds it is wide, and says so.
+difference over the seeds holds zero; with few seeds it is wide, and says so. Each run is kept as a file, and one that is there is not repeated: processes can
+share the seeds, and a call with all of them then makes the table. After a change of the code, delete the folder.
 """
+import json
 import tempfile
 
 import pandas as pd
 from common import finish, parse
 
-from simseg.core import parameter_defaults
+from simseg.core import parameter_defaults, resolve_path, write_json
 from simseg.evaluation import run_evaluation
 from simseg.simclr import run_simclr
 from simseg.statistics import seed_interval
@@ -41,9 +43,12 @@ def compare(runs: pd.DataFrame, metric: str) -> dict:
 
 if __name__ == "__main__":
     args = parse(__doc__, dataset="pets", data_root="", size=64, encoder="resnet18", images=3000, epochs=3, seeds=[0, 1, 2])
-    runs = []
+    kept, runs = resolve_path(f"outputs/benchmarks/precision/{args.dataset}-{args.size}px-{args.encoder}-{args.images}x{args.epochs}-{args.device}"), []
     for seed in args.seeds:
         for precision in ("fp32", "bf16"):
-            with tempfile.TemporaryDirectory() as folder: runs.append({"precision": precision, "seed": seed} | one_run(args, precision, seed, folder))
+            file = kept / f"{precision}-seed{seed}.json"
+            if not file.exists():
+                with tempfile.TemporaryDirectory() as folder: write_json(file, {"precision": precision, "seed": seed} | one_run(args, precision, seed, folder))
+            runs.append(json.loads(file.read_text()))
             print(runs[-1], flush=True)
     finish("precision", [compare(pd.DataFrame(runs), metric) for metric in METRICS], args, runs=runs)
