@@ -104,8 +104,11 @@ class Saving:
     bounds: tuple[float, float]  # the smallest and the largest ratio that scratch was run at
 
     def __str__(self):
-        low, high = (f"{'at most ' if np.isclose(r, self.bounds[0]) else 'at least ' if np.isclose(r, self.bounds[1]) else ''}{r:.0%}" for r in self.images)
-        return f"with {self.ratio:.0%} labelled does as well as scratch with {self.equal:.0%} (95 % over test images: {low} to {high})"
+        def bound(r): return "at most " if np.isclose(r, self.bounds[0]) else "at least " if np.isclose(r, self.bounds[1]) else ""
+        low, high = self.images
+        interval = {("at most ", "at least "): "anywhere", ("at most ", ""): f"up to {high:.0%}", ("", "at least "): f"{low:.0%} or more", ("", ""): f"{low:.0%} to {high:.0%}"}
+        words = interval.get((bound(low), bound(high)), f"{bound(low)}{low:.0%}")  # both ends at one bound
+        return f"with {self.ratio:.0%} labelled does as well as scratch with {bound(self.equal)}{self.equal:.0%} (95 % over test images: {words})"
 
 
 def labels_saved(
