@@ -463,7 +463,7 @@ def draw_study(
 ) -> Figure:
     "Pretraining losses, validation losses at a ratio, and the test IoU so far."
     set_theme()
-    colours, figure = encoder_colours(study["encoders"]), Figure(figsize=(9.6, 3.1))
+    colours, figure = encoder_colours(study["encoders"]), Figure(figsize=(10.6, 3.1), layout="constrained")
     axes = figure.subplots(1, 3)
     for run in runs:
         if run["stage"] == "simclr": _curve(axes[0], _history(run), "loss", run["arm"], colours)
@@ -477,10 +477,9 @@ def draw_study(
     axes[0].set(title="pretraining", xlabel="epoch", ylabel="NT-Xent (nats)")
     axes[1].set(title=f"fine-tuning, {ratio:.0%} labelled", xlabel="epoch", ylabel="validation loss")
     axes[2].set(title=f"{len(results)} of {len(study_cells(study))} cells", xlabel="images labelled (%)", xlim=(0, None), ylabel="test IoU" + (f" (n = {results['n_images'].iloc[0]})" if len(results) else ""))
-    for axis in axes:
-        if axis.lines: axis.legend(fontsize=7)
     for axis in axes[:2]: axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.17, top=0.88, wspace=0.32)
+    named = {line.get_label(): line for axis in axes for line in axis.lines if not line.get_label().startswith("_")}
+    figure.legend(named.values(), named, loc="outside right upper", fontsize=7)
     return figure
 
 

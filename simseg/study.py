@@ -466,7 +466,7 @@ def plot_finetuning(study: dict):
 
     set_theme()
     colours, ratios, styles = encoder_colours(study["encoders"]), study["label_ratios"], dict(zip([BASE, *study["recipes"]], ["-", "--", ":", "-."] * 9))
-    figure, axes = plt.subplots(1, len(ratios), figsize=(3.2 * len(ratios), 3), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(ratios), figsize=(1.6 + 3 * len(ratios), 3), sharey=True, squeeze=False, layout="constrained")
     for axis, ratio in zip(axes.flat, ratios):
         seen = set()  # arms that the legend has
         for arm, _, seed in [cell for cell in study_cells(study) if cell[1] == ratio]:
@@ -477,8 +477,7 @@ def plot_finetuning(study: dict):
         axis.set(xlabel="epoch", title=f"{ratio:.0%} labelled", yscale="log")
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_ylabel("validation loss")
-    if axes[0, -1].lines: axes[0, -1].legend(fontsize=7)
-    figure.tight_layout()
+    figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     return figure
 
 # %% ../nbs/05_study.ipynb #c223a9d7
