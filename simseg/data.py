@@ -64,7 +64,7 @@ def show_images(
     images = torch.as_tensor(np.asarray(images))
     if not images.is_floating_point(): images = images / 255
     figure = plt.figure(figsize=(columns * size, math.ceil(len(images) / columns) * size))
-    axis = figure.add_axes((0, 0, 1, 1), frame_on=False)  # one for all: sixteen axes take sixteen times as long to draw
+    axis = figure.add_axes((0, 0, 1, 1), frame_on=False)  # one for all: an axis an image takes far longer to draw
     axis.imshow(tile(images.clamp(0, 1), 1.0))  # a blur may round to just above 1
     if masks is not None:
         animal = (torch.as_tensor(np.asarray(masks)[: len(images)]) != BACKGROUND).float()[:, None]

@@ -479,7 +479,7 @@ def draw_study(
     axes[2].set(title=f"{len(results)} of {len(study_cells(study))} cells", xlabel="images labelled (%)", xlim=(0, None), ylabel="test IoU" + (f" (n = {results['n_images'].iloc[0]})" if len(results) else ""))
     for axis in axes[:2]: axis.xaxis.get_major_locator().set_params(integer=True)
     named = {line.get_label(): line for axis in axes for line in axis.lines if not line.get_label().startswith("_")}
-    figure.legend(named.values(), named, loc="outside right upper", fontsize=7)
+    if named: figure.legend(named.values(), named, loc="outside right upper", fontsize=7)
     return figure
 
 

@@ -477,7 +477,7 @@ def plot_finetuning(study: dict):
         axis.set(xlabel="epoch", title=f"{ratio:.0%} labelled", yscale="log")
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_ylabel("validation loss")
-    figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
+    if axes[0, -1].lines: figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     return figure
 
 # %% ../nbs/05_study.ipynb #c223a9d7
@@ -516,8 +516,7 @@ def show_predictions(
         found = (logits > 0)[:, 0].cpu().numpy()
         pictures.append(np.stack([overlay(*each) for each in zip(data.images[chosen], found, targets)]).transpose(0, 3, 1, 2))
         labels.append(arm_label(*split_arm(arm)).replace(" ", "\n"))
-    figure = show_images(np.concatenate(pictures), count, size=1.3, row_labels=labels)
-    return figure
+    return show_images(np.concatenate(pictures), count, size=1.3, row_labels=labels)
 
 # %% ../nbs/05_study.ipynb #bfc57c0a
 def write_report_html(
