@@ -3,8 +3,8 @@
     python benchmarks/check_precision.py --data-root /path/to/data
 
 Runs of one seed share initial weights, order and views, so the difference is taken seed by seed. The two agree in a metric where the 95 % interval of that
-difference over the seeds holds zero; with few seeds it is wide, and says so. Each run is kept as a file, and one that is there is not repeated: processes can
-share the seeds, and a call with all of them then makes the table. After a change of the code, delete the folder.
+difference over the seeds holds zero; with few seeds it is wide, and says so. Each run is kept under the commit it was
+made by, and one that is there is not repeated: processes can share the seeds, and a call with all of them then makes the table.
 """
 import json
 import tempfile
@@ -12,7 +12,7 @@ import tempfile
 import pandas as pd
 from common import finish, parse
 
-from simseg.core import parameter_defaults, resolve_path, write_json
+from simseg.core import git_commit, parameter_defaults, resolve_path, write_json
 from simseg.evaluation import run_evaluation
 from simseg.simclr import run_simclr
 from simseg.statistics import seed_interval
@@ -43,7 +43,7 @@ def compare(runs: pd.DataFrame, metric: str) -> dict:
 
 if __name__ == "__main__":
     args = parse(__doc__, dataset="pets", data_root="", size=64, encoder="resnet18", images=3000, epochs=3, seeds=[0, 1, 2])
-    kept, runs = resolve_path(f"outputs/benchmarks/precision/{args.dataset}-{args.size}px-{args.encoder}-{args.images}x{args.epochs}-{args.device}"), []
+    kept, runs = resolve_path(f"outputs/benchmarks/precision/{git_commit()[:12]}/{args.dataset}-{args.size}px-{args.encoder}-{args.images}x{args.epochs}-{args.device}"), []
     for seed in args.seeds:
         for precision in ("fp32", "bf16"):
             file = kept / f"{precision}-seed{seed}.json"

@@ -107,7 +107,7 @@ class Explorer(widgets.VBox):
         "The picture as it is now, without the controls."
         return IPythonImage(self.picture)
 
-
+# %% ../nbs/06_explore.ipynb #7309f7b4
 def _slider(text: str, low, high, step, value, log=False, **options):
     "A slider whose description has room."
     kind = widgets.FloatLogSlider if log else widgets.FloatSlider if isinstance(step, float) else widgets.IntSlider

@@ -499,7 +499,7 @@ def show_predictions(
     import torch
 
     from simseg.core import make_accelerator
-    from simseg.evaluation import load_model, overlay
+    from simseg.evaluation import load_model, overlay_batch
     from simseg.unet import make_targets, predict_batches
 
     accelerator = make_accelerator(study["device"], study["precision"])
@@ -514,7 +514,7 @@ def show_predictions(
         model = model.to(accelerator.device, memory_format=torch.channels_last)
         (_, logits), = predict_batches(model, torch.from_numpy(data.images), torch.from_numpy(chosen), accelerator)
         found = (logits > 0)[:, 0].cpu().numpy()
-        pictures.append(np.stack([overlay(*each) for each in zip(data.images[chosen], found, targets)]).transpose(0, 3, 1, 2))
+        pictures.append(overlay_batch(data.images[chosen], found, targets))
         labels.append(arm_label(*split_arm(arm)).replace(" ", "\n"))
     return show_images(np.concatenate(pictures), count, size=1.3, row_labels=labels)
 
