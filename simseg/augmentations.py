@@ -39,18 +39,6 @@ def _scale(images):
     return (images - mean if images.is_floating_point() else images.float().div_(255).sub_(mean)).div_(std)
 
 # %% ../nbs/01_augmentations.ipynb #9e8e438f
-def _interpolate_rows(
-    images: torch.Tensor,  # (N, C, H, W)
-    position: torch.Tensor,  # (N, S), float64, in rows, from 0 to H - 1
-) -> torch.Tensor:  # (N, C, S, W), float
-    "Rows between the image's rows."
-    n, channels, height, width = images.shape
-    upper, rows = position.long().clamp_max(height - 2), images.reshape(-1, width)
-    index = (torch.arange(n * channels, device=images.device).view(n, channels, 1) * height + upper.unsqueeze(1)).flatten()
-    above, below = (rows.index_select(0, i).float().view(n, channels, -1, width) for i in (index, index + 1))
-    return torch.lerp(above, below, (position - upper).float().view(n, 1, -1, 1))
-
-
 def resized_crop(
     images: torch.Tensor,  # (N, C, S, S)
     top: torch.Tensor,  # (N,), first row of the crop
@@ -60,12 +48,13 @@ def resized_crop(
     flip: torch.Tensor,  # (N,), bool: mirror it
 ) -> torch.Tensor:  # (N, C, S, S), float, on the images' scale
     "Crop, resize and mirror each image; equals torchvision's `resized_crop`."
-    # float64, since a position of 200 in float32 is exact to 1e-5 only
-    share = ((torch.arange(images.shape[-1], device=images.device, dtype=torch.float64) + 0.5) / images.shape[-1]).expand(len(images), -1)
+    size = images.shape[-1]
+    share = ((torch.arange(size, device=images.device) + 0.5) / size).expand(len(images), -1)
     mirrored = torch.where(flip.view(-1, 1), 1 - share, share)
     y, x = (start.view(-1, 1) + (length.view(-1, 1) * of - 0.5).clamp_min(0).minimum(length.view(-1, 1) - 1)
             for start, length, of in ((top, height, share), (left, width, mirrored)))
-    return _interpolate_rows(_interpolate_rows(images.transpose(2, 3), x).transpose(2, 3), y)
+    pixel = torch.stack([x.unsqueeze(1).expand(-1, size, -1), y.unsqueeze(2).expand(-1, -1, size)], 3)
+    return F.grid_sample(images.float(), 2 * pixel / (size - 1) - 1, padding_mode="border", align_corners=True)
 
 # %% ../nbs/01_augmentations.ipynb #912cf676
 def random_crops(
@@ -112,12 +101,13 @@ def gaussian_blur(
 
 # %% ../nbs/01_augmentations.ipynb #a555bf68
 def blur_kernel(
-    sigma: torch.Tensor,  # (N,), pixels
+    sigma: torch.Tensor,  # (N,), pixels; 0 leaves an image as it is
     size: int,  # pixels, of the images' side
-) -> torch.Tensor:  # (N, 2 * (size // 20) + 1), rows sum to 1
+) -> torch.Tensor:  # (N, 2 R + 1), R at most size // 20; rows sum to 1
     "The weights of a Gaussian blur, as torchvision's `gaussian_blur` has them."
     radius = size // 20
-    weight = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=sigma.device) / sigma.unsqueeze(1)) ** 2)
+    if sigma.device.type == "cpu": radius = min(radius, math.ceil(4.5 * sigma.max()))  # a GPU would have to stop and tell the host
+    weight = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=sigma.device) / sigma.clamp_min(1e-3).unsqueeze(1)) ** 2)
     return weight / weight.sum(1, keepdim=True)
 
 # %% ../nbs/01_augmentations.ipynb #ed6985f9
@@ -214,7 +204,7 @@ def draw_views(
     uniform = lambda: torch.rand(n, generator=generator, device=generator.device)
     drawn = dict(zip(("top", "left", "height", "width"), random_crops(n, size, min_scale, generator)))
     drawn |= {"flip": uniform() < 0.5} | draw_colour(n, generator, jitter_strength, grey_probability)
-    return drawn | ({"blurred": uniform() < 0.5, "sigma": 0.1 + 1.9 * uniform()} if blur else {})
+    return drawn | ({"sigma": torch.where(uniform() < 0.5, 0.1 + 1.9 * uniform(), 0.0)} if blur else {})
 
 
 def apply_views(
@@ -225,10 +215,8 @@ def apply_views(
     "The views with those parameters."
     views = resized_crop(images, *(drawn[key] for key in ("top", "left", "height", "width", "flip"))).div_(255)
     if _needed(drawn["coloured"]): views = jitter(views, drawn["order"], drawn["factors"].T, drawn["turn"], drawn["grey"])
-    if "blurred" not in drawn or not _needed(drawn["blurred"]): return views
-    kernel = blur_kernel(drawn["sigma"], images.shape[-1])
-    as_it_is = (torch.arange(kernel.shape[1], device=kernel.device) == kernel.shape[1] // 2).float()
-    return gaussian_blur(views, torch.where(drawn["blurred"].unsqueeze(1), kernel, as_it_is))
+    if "sigma" not in drawn or not _needed(drawn["sigma"]): return views
+    return gaussian_blur(views, blur_kernel(drawn["sigma"], images.shape[-1]))
 
 
 def _needed(some):
@@ -244,7 +232,7 @@ def _in_blocks(
 ) -> torch.Tensor:  # `out`
     "All of a batch, on a CPU in blocks that fit its cache."
     if images.device.type != "cpu": return out.copy_(apply(images, drawn))
-    alike = (2 * drawn["coloured"] + drawn.get("blurred", torch.zeros(len(images)))).argsort()
+    alike = (4 * drawn["coloured"] + drawn.get("sigma", torch.zeros(len(images)))).argsort()
     for block in alike.split(max(1, 2**17 // images[0, 0].numel())):
         views = apply(images.index_select(0, block), {key: value.index_select(0, block) for key, value in drawn.items()})
         for i, view in zip(block.tolist(), views): out[i] = view
