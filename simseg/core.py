@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['COMPILE', 'COMPILE_FROM', 'repo_root', 'resolve_path', 'write_atomic', 'write_json', 'write_yaml', 'write_csv',
            'parameter_defaults', 'injected_names', 'check_known', 'check_types', 'read_parameters', 'check_choice',
-           'check_range', 'seed_for', 'generator_for', 'bf16_in_hardware', 'make_accelerator', 'compile_model',
-           'progress', 'epoch_line', 'check_finite', 'git_commit', 'provenance']
+           'check_range', 'seed_for', 'generator_for', 'bf16_in_hardware', 'keep_freed_memory', 'make_accelerator',
+           'compile_model', 'progress', 'epoch_line', 'check_finite', 'git_commit', 'provenance']
 
 # %% ../nbs/00_core.ipynb #6c0ba475
 import ast
 import atexit
+import ctypes
 import difflib
 import gc
 import json
@@ -182,6 +183,14 @@ def bf16_in_hardware(
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16"))
 
 
+def keep_freed_memory(
+    most: int = 2**30,  # bytes, of a tensor and of all that is free; more than this goes back
+):
+    "Have glibc keep freed memory for the next tensor; where there is another C library, nothing changes."
+    if platform.libc_ver()[0] != "glibc": return
+    for option in (-1, -3): ctypes.CDLL(None).mallopt(option, most)  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+
+
 def make_accelerator(
     device: str = "auto",  # auto, cpu or cuda
     precision: str = "auto",  # auto, fp32 or bf16 (autocast; the weights stay float32)
@@ -195,6 +204,7 @@ def make_accelerator(
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda', but torch sees no CUDA GPU here; use device='auto' or 'cpu'.")
     device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if device == "cpu": keep_freed_memory()
     bf16 = precision == "bf16" or (precision == "auto" and bf16_in_hardware(device))
     # Accelerate keeps one state a process and refuses a second precision; a notebook may want both.
     AcceleratorState._reset_state(reset_partial_state=True)
