@@ -1,12 +1,13 @@
 """What does everything around the model cost? The whole loop (batches, views, loss, schedule, logging) over the bare model step: forward pass, loss, backward
-pass and optimizer on one random batch that is already there, compiled and not. Settings are stage:pixels:encoder:batch:steps.
+pass and optimizer on one random batch that is already there, compiled and not. On a CPU also what the loop would cost if freed memory were given back to the
+system, as glibc does by itself. Settings are stage:pixels:encoder:batch:steps.
 
     python benchmarks/bench_overhead.py
 """
 import torch
 from common import alternate, finish, parse, rates_of, read_setting
 
-from simseg.core import compile_model, make_accelerator, parameter_defaults
+from simseg.core import compile_model, keep_freed_memory, make_accelerator, parameter_defaults
 from simseg.data import draw_synthetic, to_device
 from simseg.simclr import SimCLR, make_optimizer, nt_xent, pretrain
 from simseg.unet import finetune, make_loss, make_unet
@@ -39,6 +40,15 @@ def whole_loop(stage: str, size: int, encoder: str, batch: int, accelerator, com
     else: yield from finetune(make_unet("scratch", encoder), images, masks, train, train[:1], params, accelerator)
 
 
+def returning_memory(epochs):
+    "The same epochs, without `keep_freed_memory`."
+    while True:
+        keep_freed_memory(2**25)  # what glibc's own threshold grows to
+        epoch = next(epochs)
+        keep_freed_memory()
+        yield epoch
+
+
 if __name__ == "__main__":
     args = parse(__doc__, settings=["simclr:32:resnet18:128:8", "simclr:64:resnet18:128:4", "simclr:128:resnet50:32:4", "unet:64:resnet18:32:4", "unet:224:resnet50:8:4"], rounds=5)
     rows = []
@@ -47,6 +57,7 @@ if __name__ == "__main__":
         accelerator = make_accelerator(args.device)
         loops = {f"{name}{', compiled' * (compile == 'on')}": loop(stage, size, encoder, batch, accelerator, compile, steps)
                  for name, loop in (("simseg", whole_loop), ("bare step", bare_steps)) for compile in ("off", "on")}
+        if accelerator.device.type == "cpu": loops["simseg, memory returned"] = returning_memory(whole_loop(stage, size, encoder, batch, accelerator, "off", steps))
         rates = {name: rates_of(epochs, steps * batch, accelerator.device) for name, epochs in loops.items()}
         rows += alternate({"stage": stage, "pixels": size, "encoder": encoder, "batch": batch}, rates, "images/s", args.rounds)
     finish("overhead", rows, args)
