@@ -53,8 +53,9 @@ def resized_crop(
     mirrored = torch.where(flip.view(-1, 1), 1 - share, share)
     y, x = (start.view(-1, 1) + (length.view(-1, 1) * of - 0.5).clamp_min(0).minimum(length.view(-1, 1) - 1)
             for start, length, of in ((top, height, share), (left, width, mirrored)))
-    pixel = torch.stack([x.unsqueeze(1).expand(-1, size, -1), y.unsqueeze(2).expand(-1, -1, size)], 3)
-    return F.grid_sample(images.float(), 2 * pixel / (size - 1) - 1, padding_mode="border", align_corners=True)
+    y, x = (2 * pixel / (size - 1) - 1 for pixel in (y, x))  # grid_sample counts from -1 to 1
+    grid = torch.stack([x.unsqueeze(1).expand(-1, size, -1), y.unsqueeze(2).expand(-1, -1, size)], 3)
+    return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=True)
 
 # %% ../nbs/01_augmentations.ipynb #912cf676
 def random_crops(
