@@ -5,9 +5,9 @@ system, as glibc does by itself. Settings are stage:pixels:encoder:batch:steps.
     python benchmarks/bench_overhead.py
 """
 import torch
-from common import alternate, finish, parse, rates_of, read_setting
+from common import alternate, finish, parse, rates_of, read_setting, returning_memory
 
-from simseg.core import compile_model, keep_freed_memory, make_accelerator, parameter_defaults
+from simseg.core import compile_model, make_accelerator, parameter_defaults
 from simseg.data import draw_synthetic, to_device
 from simseg.simclr import SimCLR, make_optimizer, nt_xent, pretrain
 from simseg.unet import finetune, make_loss, make_unet
@@ -38,15 +38,6 @@ def whole_loop(stage: str, size: int, encoder: str, batch: int, accelerator, com
     images, masks = (to_device(array, accelerator.device) for array in (data.images, data.masks))
     if stage == "simclr": yield from pretrain(SimCLR(encoder), images, data.labels, train, train[:0], params, accelerator)
     else: yield from finetune(make_unet("scratch", encoder), images, masks, train, train[:1], params, accelerator)
-
-
-def returning_memory(epochs):
-    "The same epochs, without `keep_freed_memory`."
-    while True:
-        keep_freed_memory(2**25)  # what glibc's own threshold grows to
-        epoch = next(epochs)
-        keep_freed_memory()
-        yield epoch
 
 
 if __name__ == "__main__":

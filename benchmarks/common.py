@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from simseg.core import make_accelerator, provenance, resolve_path, write_json
+from simseg.core import keep_freed_memory, make_accelerator, provenance, resolve_path, write_json
 
 HELP = {
     "rounds": "alternations; the table holds their medians", "device": "auto, cpu or cuda", "threads": "CPU threads, and workers of the peers' loaders",
@@ -62,6 +62,15 @@ def rates_of(
     return one_epoch
 
 
+def returning_memory(epochs):
+    "The same epochs with memory handled as glibc does by itself, for a loop that would not call `keep_freed_memory`."
+    while True:
+        keep_freed_memory(2**26)  # glibc's own threshold for a tensor grows to half of this
+        epoch = next(epochs)
+        keep_freed_memory()
+        yield epoch
+
+
 def alternate(
     setting: dict,  # what is compared: size, encoder, …
     contestants: dict,  # name → function without arguments that gives one measurement; `simseg` comes first
@@ -95,7 +104,7 @@ def compare_loops(
             os.environ["SIMSEG_CACHE"] = cache
             write(Path(folder), n, size)
             loops = {"simseg": ours(Path(folder), size, encoder, batch, accelerator, args.compile),
-                     peer: theirs(Path(folder), size, encoder, batch, accelerator.device, args.threads)}
+                     peer: returning_memory(theirs(Path(folder), size, encoder, batch, accelerator.device, args.threads))}
             rates = {name: rates_of(epochs, n, accelerator.device) for name, epochs in loops.items()}
             rows += alternate({"pixels": size, "encoder": encoder, "batch": batch}, rates, "images/s", args.rounds)
             for epochs in loops.values(): epochs.close()
