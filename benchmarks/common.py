@@ -65,7 +65,7 @@ def rates_of(
 def returning_memory(epochs):
     "The same epochs with memory handled as glibc does by itself, for a loop that would not call `keep_freed_memory`."
     while True:
-        keep_freed_memory(2**26)  # glibc's own threshold for a tensor grows to half of this
+        keep_freed_memory(2**25, 2**26)  # what glibc's own thresholds grow to
         epoch = next(epochs)
         keep_freed_memory()
         yield epoch

@@ -184,11 +184,12 @@ def bf16_in_hardware(
 
 
 def keep_freed_memory(
-    most: int = 2**30,  # bytes, of a tensor and of all that is free; more than this goes back
+    tensor: int = 2**30,  # bytes; a larger one goes back as soon as it is freed
+    free: int = 2**30,  # bytes; when more than this is free, it goes back
 ):
     "Have glibc keep freed memory for the next tensor; where there is another C library, nothing changes."
     if platform.libc_ver()[0] != "glibc": return
-    for option in (-1, -3): ctypes.CDLL(None).mallopt(option, most)  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    for option, most in ((-3, tensor), (-1, free)): ctypes.CDLL(None).mallopt(option, most)  # malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
 
 def make_accelerator(
