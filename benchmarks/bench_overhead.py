@@ -1,11 +1,10 @@
 """What does everything around the model cost? The whole loop (batches, views, loss, schedule, logging) over the bare model step: forward pass, loss, backward
-pass and optimizer on one random batch that is already there, compiled and not. On a CPU also what the loop would cost if freed memory were given back to the
-system, as glibc does by itself. Settings are stage:pixels:encoder:batch:steps.
+pass and optimizer on one random batch that is already there, compiled and not. Settings are stage:pixels:encoder:batch:steps.
 
     python benchmarks/bench_overhead.py
 """
 import torch
-from common import alternate, finish, parse, rates_of, read_setting, returning_memory
+from common import alternate, finish, parse, rates_of, read_setting
 
 from simseg.core import compile_model, make_accelerator, parameter_defaults
 from simseg.data import draw_synthetic, to_device
@@ -48,7 +47,6 @@ if __name__ == "__main__":
         accelerator = make_accelerator(args.device)
         loops = {f"{name}{', compiled' * (compile == 'on')}": loop(stage, size, encoder, batch, accelerator, compile, steps)
                  for name, loop in (("simseg", whole_loop), ("bare step", bare_steps)) for compile in ("off", "on")}
-        if accelerator.device.type == "cpu": loops["simseg, memory returned"] = returning_memory(whole_loop(stage, size, encoder, batch, accelerator, "off", steps))
         rates = {name: rates_of(epochs, steps * batch, accelerator.device) for name, epochs in loops.items()}
         rows += alternate({"stage": stage, "pixels": size, "encoder": encoder, "batch": batch}, rates, "images/s", args.rounds)
     finish("overhead", rows, args)
