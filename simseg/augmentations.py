@@ -233,7 +233,7 @@ def _in_blocks(
 ) -> torch.Tensor:  # `out`
     "All of a batch, on a CPU in blocks that fit its cache."
     if images.device.type != "cpu": return out.copy_(apply(images, drawn))
-    alike = (4 * drawn["coloured"] + drawn.get("sigma", torch.zeros(len(images)))).argsort()
+    alike = (4 * drawn["coloured"] + drawn.get("sigma", torch.zeros(len(images)))).argsort()  # 4, since no sigma is above 2
     for block in alike.split(max(1, 2**17 // images[0, 0].numel())):
         views = apply(images.index_select(0, block), {key: value.index_select(0, block) for key, value in drawn.items()})
         for i, view in zip(block.tolist(), views): out[i] = view
