@@ -5,7 +5,7 @@ STUDY  ?= quickstart
 BIN    := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo study test lab docs export readme notebooks clean
+.PHONY: help install demo study test test-slow lab docs export readme notebooks clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -21,15 +21,19 @@ install: .venv/installed  ## create .venv and install simseg with everything it 
 demo: STUDY = quickstart
 demo: study      ## run the quickstart study on synthetic images, print its table
 
-study: install   ## run a study: make study STUDY=pets-small DATA_ROOT=/path/to/data
-	snakemake --cores $(CORES) --configfile params/$(STUDY).yaml $(if $(DATA_ROOT),--config data_root=$(DATA_ROOT))
-	@python -c 'from simseg.study import print_results; print_results("outputs/$(STUDY)")'
+study: install   ## run a study, or what is missing of it: make study STUDY=pets-small DATA_ROOT=/path/to/data
+	@snakemake --cores $(CORES) --configfile params/$(STUDY).yaml $(if $(DATA_ROOT),--config data_root=$(DATA_ROOT))
 
 # One thread each: two notebooks at a time with two threads each would fight over two cores.
+# Notebooks train anew, so what they left the last time goes first.
 test: export OMP_NUM_THREADS = 1
 test: install    ## execute every notebook and run the tests
+	rm -rf outputs/example outputs/miniature outputs/explore-example outputs/tutorial
 	nbdev_test --n_workers 2 --do_print
-	pytest tests
+	pytest tests -m "not slow"
+
+test-slow: install  ## kill a study ten times and start it again
+	pytest tests -m slow
 
 lab: install     ## open JupyterLab on the notebooks
 	jupyter lab nbs
@@ -44,7 +48,8 @@ readme: install  ## write README.md from nbs/index.ipynb
 	jupyter nbconvert --to markdown --no-input --output-dir . --output README --NbConvertApp.output_files_dir=nbs/readme nbs/index.ipynb
 
 notebooks: install  ## execute every notebook in place, so that its saved outputs are real, then clean and export
-	for nb in nbs/*.ipynb; do jupyter nbconvert --to notebook --inplace --execute $$nb || exit 1; done
+	rm -rf outputs/example outputs/miniature outputs/explore-example outputs/tutorial
+	for nb in nbs/*.ipynb nbs/tutorials/*.ipynb; do jupyter nbconvert --to notebook --inplace --execute $$nb || exit 1; done
 	nbdev_clean && nbdev_export
 
 clean:           ## remove the environment; outputs/ and the image cache stay

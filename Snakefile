@@ -5,61 +5,102 @@
 #     snakemake --cores 2 --configfile params/quickstart.yaml --dry-run  say what would run, and why
 #     … --config data_root=../shared/data                                change a key of the study file
 #
-# Executed notebooks are declared as logs, which Snakemake keeps when a run fails: the traceback is in them.
+# A run owns its folder (nbs/01_run): it knows by itself whether it is new, goes on, or is finished. So Snakemake is told
+# of one file a run, results.sha256, which names what the run has made by its content: it can be deleted and made again
+# without harm, and what depends on a run runs again when its content has changed.
+import logging
+import os
 import shlex
 import sys
+from pathlib import Path
 
 import yaml
+from filelock import FileLock, Timeout
+from snakemake.logging import logger
 
-from simseg import study as st
+from simseg.batch import StudyLines
 from simseg.core import write_yaml
+from simseg.report import print_results
+from simseg.study import check_study, evaluation_params, run_dir, simclr_params, split_arm, study_cells, unet_params
+from simseg.transfer import UNTRAINED
 
-study = st.check_study(config)
+# glibc keeps freed memory for the next step instead of giving it back to the system: benchmarks/bench_memory.py says
+# what that gains. Without this line, or with a GLIBC_TUNABLES of one's own, it does as it likes.
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1073741824")
+
+study = check_study(config)
 root = f"outputs/{study['name']}"
-cell = "{arm}/ratio{ratio}/seed{seed}"
-papermill = f"{shlex.quote(sys.executable)} -m papermill --kernel python3 --log-output --no-progress-bar"
-WHERE = ["data_root", "device", "precision"]  # where a cell runs, not what it is: a change of these reruns nothing
-where = " ".join(f"-r {key} {shlex.quote(study[key])}" for key in WHERE)
+grid_cell = "{arm}/ratio{ratio}/seed{seed}"
+papermill = f"{shlex.quote(sys.executable)} -m papermill --engine simseg --kernel python3 --no-progress-bar"
+HOW_IT_RUNS = ["data_root", "device", "precision"]  # a change of these makes no other run, and reruns nothing
+how_it_runs = " ".join(f"-r {key} {shlex.quote(study[key])}" for key in HOW_IT_RUNS)
 
 wildcard_constraints:
-    encoder=r"\w+", arm=r"\w+(-\w+)?", ratio=r"[0-9.]+", seed="[0-9]+"
+    encoder=r"\w+", arm=r"\w+(-\w+)?", ratio=r"[0-9.e-]+", seed="[0-9]+"
 
-def what(params):
-    return yaml.safe_dump({key: value for key, value in params.items() if key not in WHERE}, default_flow_style=True, width=float("inf")).strip()
+def as_yaml(params):
+    "What makes a run, in one line."
+    asked = {key: value for key, value in params.items() if key not in HOW_IT_RUNS}
+    return yaml.safe_dump(asked, default_flow_style=True, width=float("inf")).strip()
 
 def pretrained(wildcards):
-    encoder, _ = st.split_arm(wildcards.arm)
-    return [] if encoder in st.UNTRAINED else f"{root}/simclr/{encoder}/seed{wildcards.seed}/encoder.safetensors"
+    encoder, _ = split_arm(wildcards.arm)
+    return [] if encoder in UNTRAINED else f"{root}/simclr/{encoder}/seed{wildcards.seed}/results.sha256"
+
+evaluations = [f"{run_dir(study, 'evaluation', arm, seed, ratio)}/results.sha256" for arm, ratio, seed in study_cells(study)]
+
+if workflow.is_main_process and not workflow.dryrun:
+    Path(root).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{root}/.lock", timeout=0)
+    try: lock.acquire()
+    except Timeout: raise WorkflowError(f"The study {study['name']} is running already; wait for it, or stop it first.")
+    # a run whose files somebody has removed has to run again
+    for file in Path(root).glob("**/results.sha256"):
+        if not file.with_name("metrics.json").exists(): file.unlink()
+    # what Snakemake itself has to say: warnings and errors, but for a failed job's, of which StudyLines has a sentence
+    for handler in logger.handlers:
+        handler.setLevel(logging.WARNING)
+        handler.addFilter(lambda record: not record.getMessage().startswith("RuleException"))
+    logger.addHandler(StudyLines())
+
+onstart: write_yaml(f"{root}/study.yaml", study)
+onsuccess: print_results(root)
+onerror: print_results(root)
 
 rule report:
-    input:
-        "nbs/05_study.ipynb",
-        [f"{st.run_dir(study, 'evaluation', arm, seed, ratio)}/metrics.json" for arm, ratio, seed in st.study_cells(study)],
-    output: study=f"{root}/study.yaml", results=f"{root}/results.csv", notebook=f"{root}/report.ipynb", html=f"{root}/report.html"
-    run:
-        write_yaml(output.study, study)
-        shell("{papermill} {input[0]} {output.notebook} -p study_file {output.study}")
-        st.write_report_html(output.notebook)
+    input: "nbs/14_report.ipynb", evaluations
+    output: results=f"{root}/results.csv", html=f"{root}/report.html"
+    log: f"{root}/report.ipynb", f"{root}/log.txt"
+    params: yaml.safe_dump(study)
+    shell:
+        "({papermill} {input[0]} {log[0]} -p study_file {root}/study.yaml && "
+        "{sys.executable} -c 'from simseg.report import write_report_html; write_report_html(\"{log[0]}\")') > {log[1]} 2>&1"
 
 rule simclr:
-    output: f"{root}/simclr/{{encoder}}/seed{{seed}}/encoder.safetensors", f"{root}/simclr/{{encoder}}/seed{{seed}}/metrics.json"
-    log: f"{root}/simclr/{{encoder}}/seed{{seed}}/notebook.ipynb"
-    params: lambda w: what(st.simclr_params(study, w.encoder, int(w.seed)))
+    output: f"{root}/simclr/{{encoder}}/seed{{seed}}/results.sha256"
+    log: f"{root}/simclr/{{encoder}}/seed{{seed}}/notebook.ipynb", f"{root}/simclr/{{encoder}}/seed{{seed}}/log.txt"
+    params:
+        asked=lambda w: as_yaml(simclr_params(study, w.encoder, int(w.seed))),
+        made=lambda w, output: f"{Path(output[0]).parent}/encoder.safetensors"
     threads: study["threads"]
-    shell: "{papermill} nbs/02_simclr.ipynb {log} -y {params[0]:q} {where}"
+    shell: "{papermill} nbs/08_simclr.ipynb {log[0]} -y {params.asked:q} {how_it_runs} > {log[1]} 2>&1 && sha256sum {params.made} > {output}"
 
 rule unet:
     input: pretrained
-    output: directory(f"{root}/unet/{cell}/model"), f"{root}/unet/{cell}/metrics.json"
-    log: f"{root}/unet/{cell}/notebook.ipynb"
-    params: lambda w: what(st.unet_params(study, w.arm, float(w.ratio), int(w.seed)))
+    output: f"{root}/unet/{grid_cell}/results.sha256"
+    log: f"{root}/unet/{grid_cell}/notebook.ipynb", f"{root}/unet/{grid_cell}/log.txt"
+    params:
+        asked=lambda w: as_yaml(unet_params(study, w.arm, float(w.ratio), int(w.seed))),
+        made=lambda w, output: f"{Path(output[0]).parent}/model/*"
     threads: study["threads"]
-    shell: "{papermill} nbs/03_unet.ipynb {log} -y {params[0]:q} {where}"
+    shell: "{papermill} nbs/09_unet.ipynb {log[0]} -y {params.asked:q} {how_it_runs} > {log[1]} 2>&1 && sha256sum {params.made} > {output}"
 
 rule evaluation:
-    input: f"{root}/unet/{cell}/model"
-    output: f"{root}/evaluation/{cell}/metrics.json"
-    log: f"{root}/evaluation/{cell}/notebook.ipynb"
-    params: lambda w: what(st.evaluation_params(study, w.arm, float(w.ratio), int(w.seed)))
+    input: f"{root}/unet/{grid_cell}/results.sha256"
+    output: f"{root}/evaluation/{grid_cell}/results.sha256"
+    log: f"{root}/evaluation/{grid_cell}/notebook.ipynb", f"{root}/evaluation/{grid_cell}/log.txt"
+    params:
+        asked=lambda w: as_yaml(evaluation_params(study, w.arm, float(w.ratio), int(w.seed))),
+        made=lambda w, output: f"{Path(output[0]).parent}/per_image.csv"
     threads: study["threads"]
-    shell: "{papermill} nbs/04_evaluation.ipynb {log} -y {params[0]:q} {where}"
+    shell: "{papermill} nbs/10_evaluation.ipynb {log[0]} -y {params.asked:q} {how_it_runs} > {log[1]} 2>&1 && sha256sum {params.made} > {output}"

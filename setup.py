@@ -24,6 +24,6 @@ setup(
     packages=[cfg["lib_path"]],
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    entry_points={"console_scripts": cfg["console_scripts"].split()},
+    entry_points={"console_scripts": cfg["console_scripts"].split(), "papermill.engine": cfg["papermill_engine"].split()},
     extras_require={"dev": cfg["dev_requirements"].split()},
 )

@@ -8,7 +8,7 @@ __all__ = ['PLAIN', 'COMPILE', 'COMPILE_FROM', 'repo_root', 'resolve_path', 'sha
            'check_types', 'read_parameters', 'check_choice', 'check_range', 'seed_for', 'generator_for',
            'bf16_in_hardware', 'check_tracker', 'make_accelerator', 'compile_model', 'progress']
 
-# %% ../nbs/00_core.ipynb #15203a57
+# %% ../nbs/00_core.ipynb #eb438461
 import ast
 import atexit
 import difflib
@@ -28,13 +28,13 @@ import torch
 import yaml
 from tqdm.auto import tqdm
 
-# %% ../nbs/00_core.ipynb #aaec2a82
+# %% ../nbs/00_core.ipynb #330557f7
 atexit.register(gc.freeze);
 
-# %% ../nbs/00_core.ipynb #488f924e
+# %% ../nbs/00_core.ipynb #0eeb9cf4
 def repo_root(
     start: Path | None = None,  # where to begin looking, default the working directory
-) -> Path:  # the nearest folder upwards that holds settings.ini and nbs/, then the one simseg is installed from, then `start`
+) -> Path:  # the nearest folder upwards with settings.ini and nbs/, else the one simseg is installed from, else `start`
     "The top of the repository."
     start = Path(start or Path.cwd()).resolve()
     installed = Path(find_spec("simseg").origin).parent.parent
@@ -42,7 +42,7 @@ def repo_root(
         if (folder / "settings.ini").exists() and (folder / "nbs").is_dir(): return folder
     return start
 
-# %% ../nbs/00_core.ipynb #57d0801e
+# %% ../nbs/00_core.ipynb #3cd78cea
 def resolve_path(
     path: str | Path,  # absolute, or relative to the top of the repository; `~` is the home folder
 ) -> Path:  # absolute
@@ -50,7 +50,7 @@ def resolve_path(
     path = Path(path).expanduser()
     return path if path.is_absolute() else (repo_root() / path).resolve()
 
-# %% ../nbs/00_core.ipynb #3ba89e81
+# %% ../nbs/00_core.ipynb #8ea4a5a6
 def share(
     path: Path,  # a file, or a folder with all that lies in it
 ):
@@ -79,7 +79,7 @@ def write_atomic(
         raise
     return path
 
-# %% ../nbs/00_core.ipynb #5f0e9d16
+# %% ../nbs/00_core.ipynb #437060ab
 def finite(value):
     "The same value with None in place of every number that is none."
     if isinstance(value, dict): return {key: finite(part) for key, part in value.items()}
@@ -98,7 +98,7 @@ def read_json(path: str | Path) -> dict:
     "What `write_json` wrote."
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
-# %% ../nbs/00_core.ipynb #e1cb3fd4
+# %% ../nbs/00_core.ipynb #832ebf81
 def write_yaml(path: str | Path, value: dict) -> Path:
     "Write `value` as YAML, keys in the order given."
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
@@ -114,7 +114,7 @@ def write_csv(path: str | Path, rows: list[dict] | pd.DataFrame) -> Path:
     "Write a table as CSV."
     return write_atomic(path, lambda p: pd.DataFrame(rows).to_csv(p, index=False))
 
-# %% ../nbs/00_core.ipynb #5a31bc1e
+# %% ../nbs/00_core.ipynb #b74f62ad
 PLAIN = (str, int, float, bool)
 
 
@@ -122,10 +122,11 @@ def parameter_defaults(
     stage: str,  # name of a stage, such as "simclr", or of its notebook, "08_simclr"
 ) -> dict:  # name → default value, in the order of the cell
     "What the `parameters` cell of a stage notebook sets, as it was exported."
-    module = vars(importlib.import_module(f"simseg.{stage.lstrip('0123456789_')}"))
-    return {name: value for name, value in module.items() if name.islower() and name[0] != "_" and isinstance(value, PLAIN)}
+    module = importlib.import_module(f"simseg.{stage.lstrip('0123456789_')}")
+    plain = {name: value for name, value in vars(module).items() if isinstance(value, PLAIN)}
+    return {name: value for name, value in plain.items() if name.islower() and not name.startswith("_")}
 
-# %% ../nbs/00_core.ipynb #c6b5734e
+# %% ../nbs/00_core.ipynb #d3893e5d
 def injected_names(
     history: list[str],  # sources of the cells executed so far: IPython's `In`
 ) -> list[str]:  # the names that papermill's cell sets
@@ -133,7 +134,7 @@ def injected_names(
     cells = [source for source in history if source.startswith("# Parameters\n")]
     return [statement.targets[0].id for statement in ast.parse(cells[-1]).body] if cells else []
 
-# %% ../nbs/00_core.ipynb #d8576e3c
+# %% ../nbs/00_core.ipynb #f1f255e7
 def check_known(
     what: str,  # what the names are, for the message: "parameter of 08_simclr"
     names,  # the names given
@@ -146,7 +147,7 @@ def check_known(
         hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(str(other) for other in known)}."
         raise ValueError(f"`{name}` is no {what}; {hint}")
 
-# %% ../nbs/00_core.ipynb #0a8096a0
+# %% ../nbs/00_core.ipynb #d71d4925
 def check_types(
     values: dict,  # name → value
     defaults: dict,  # name → default value, whose type counts
@@ -160,7 +161,7 @@ def check_types(
         raise ValueError(f"{name}={value!r} is of type {given.__name__}, but `{name}` is of type {wanted.__name__}, "
                          f"such as {defaults[name]!r}{hint}.")
 
-# %% ../nbs/00_core.ipynb #9a8d6857
+# %% ../nbs/00_core.ipynb #f2adfc14
 def read_parameters(
     notebook: str,  # name of the stage notebook, such as "08_simclr"
     namespace: dict,  # its `globals()`, after the parameters cell and papermill's
@@ -174,7 +175,7 @@ def read_parameters(
     check_types(params, defaults)
     return params
 
-# %% ../nbs/00_core.ipynb #a574aa80
+# %% ../nbs/00_core.ipynb #b8b1a6b3
 def check_choice(name: str, value, choices):
     "Raise `ValueError` if `value` is none of `choices`."
     if value not in choices: raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}.")
@@ -194,7 +195,7 @@ def check_range(
     if high < float("inf"): bounds += f" and at most {high:g}"
     raise ValueError(f"{name}={value!r} is out of range; it must be {bounds}.")
 
-# %% ../nbs/00_core.ipynb #05c4db2d
+# %% ../nbs/00_core.ipynb #bcaa7d79
 def seed_for(
     seed: int,  # the run's seed
     purpose: str,  # what is random: "weights", "order", "views", …
@@ -208,7 +209,7 @@ def generator_for(seed: int, purpose: str, device="cpu") -> torch.Generator:
     "A `torch.Generator` seeded by `seed_for`, on the device whose tensors it draws."
     return torch.Generator(device).manual_seed(seed_for(seed, purpose))
 
-# %% ../nbs/00_core.ipynb #121587a2
+# %% ../nbs/00_core.ipynb #bd6d861f
 def bf16_in_hardware(
     device: str,  # "cpu" or "cuda"
 ) -> bool:
@@ -217,7 +218,7 @@ def bf16_in_hardware(
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16"))
 
-# %% ../nbs/00_core.ipynb #3008f404
+# %% ../nbs/00_core.ipynb #8cb99826
 def check_tracker(
     tracker: str,  # none, tensorboard, wandb, mlflow, …
 ):
@@ -252,9 +253,9 @@ def make_accelerator(
     return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no",
                        log_with=None if tracker == "none" else tracker, project_dir=folder)
 
-# %% ../nbs/00_core.ipynb #9e1073c6
+# %% ../nbs/00_core.ipynb #b07f61e3
 COMPILE = ["auto", "on", "off"]
-COMPILE_FROM = 4e10  # pixels that a run sees on a GPU, from which a minute of compiling pays: five minutes of a ResNet-50
+COMPILE_FROM = 4e10  # pixels that a run sees on a GPU, from which compiling pays: five minutes of a ResNet-50
 
 
 def compile_model(
@@ -277,7 +278,7 @@ def compile_model(
 
     return forward
 
-# %% ../nbs/00_core.ipynb #0527e7e3
+# %% ../nbs/00_core.ipynb #d86053d5
 def progress(iterable, **kwargs):
     "tqdm's bar where a person watches (a terminal, or a notebook opened in Jupyter), nothing elsewhere."
     watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ  # set by Jupyter's server, not by papermill

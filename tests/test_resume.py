@@ -1,0 +1,120 @@
+"""A study that is killed again and again ends as if nothing had happened.
+
+Killed with SIGKILL, Snakemake, papermill and kernels at once, at random moments; started again with the same command each
+time. The results must be those of a study that nobody disturbed, byte for byte, and no run may train an epoch again that it
+has finished. Takes minutes, so it is part of `make test-slow`.
+"""
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+from conftest import BIN, ROOT
+
+pytestmark = pytest.mark.slow
+KILLS = 10
+STUDY = """
+name: {name}
+image_size: 32
+encoder_name: resnet18
+label_ratios: [0.5]
+seeds: [0]
+encoders: {{scratch: , animals: {{dataset: synthetic, max_images: 96}}}}
+recipes: {{averaged: {{ema: 0.9, augment: true, schedule: cosine, encoders: [animals]}}}}
+simclr: {{batch_size: 16, epochs: 8}}
+unet: {{dataset: synthetic, max_images: 96, batch_size: 8, epochs: 8}}
+"""
+# results.sha256 has a line for each file that a run has made, with what it holds
+COMPARED = ["results.csv", "comparisons.csv", "**/metrics.json", "**/results.sha256", "**/per_image.csv"]
+MARK = f"SIMSEG_TEST_RESUME={os.getpid()}"
+
+
+def start(file):
+    "The one command; its whole tree carries a mark in its environment."
+    name, _, value = MARK.partition("=")
+    environment = {**os.environ, name: value, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    command = [BIN / "snakemake", "--cores", "2", "--configfile", file]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def marked() -> list[psutil.Process]:
+    "Every process of the tree, kernels in sessions of their own too."
+    found = []
+    for process in psutil.process_iter():
+        try: environment = process.environ()
+        except psutil.Error: continue
+        if f"{environment.get('SIMSEG_TEST_RESUME')}" == MARK.partition("=")[2]: found.append(process)
+    return found
+
+
+def kill(process):
+    "End the whole tree, so that nobody gets to tidy up."
+    while left := [other for other in marked() if other.status() != psutil.STATUS_ZOMBIE]:
+        for other in left:
+            try: other.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess: pass
+        process.poll()
+    process.communicate()
+
+
+def results(folder) -> dict:
+    "What each file compared holds, by its path."
+    files = [path for pattern in COMPARED for path in sorted(folder.glob(pattern))]
+    return {str(path.relative_to(folder)): path.read_text().replace(folder.name, "NAME") for path in files}
+
+
+def note_sittings(sittings: dict, folder):
+    "Add each training's log to those of its earlier sittings, unless it is the last of them."
+    for log in folder.glob("*/**/log.txt"):
+        text = log.read_text()
+        known = sittings.setdefault(str(log.parent.relative_to(folder)), [])
+        if not known or known[-1] != text: known.append(text)
+
+
+@pytest.fixture
+def study(tmp_path):
+    "Makes study files; the folders of their results are removed at the end."
+    folders = []
+
+    def make(kind: str):
+        name = f"test-{kind}-{os.getpid()}"
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(STUDY.format(name=name))
+        folders.append(ROOT / "outputs" / name)
+        return file, folders[-1]
+
+    yield make
+    for folder in folders: shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_ten_kills_leave_no_trace(study):
+    file, undisturbed = study("undisturbed")
+    began = time.monotonic()
+    whole = start(file)
+    said, _ = whole.communicate()
+    assert whole.returncode == 0, said[-3000:]
+    longest = time.monotonic() - began
+    seed = random.SystemRandom().randrange(1000)
+    print(f"kills drawn with seed {seed}")
+    chance = random.Random(seed)
+    file, killed = study("killed")
+    sittings = {}
+    for _ in range(KILLS):
+        process = start(file)
+        time.sleep(chance.uniform(0, longest / 2))
+        kill(process)
+        note_sittings(sittings, killed)
+    process = start(file)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said[-3000:]
+    note_sittings(sittings, killed)
+    assert results(killed) == results(undisturbed) and len(results(killed)) > 15
+    for run, logs in sittings.items():
+        epochs = [int(epoch) for log in logs for epoch in re.findall(r"^epoch (\d+)/", log, re.M)]
+        assert epochs == sorted(set(epochs)), f"{run} trained an epoch again: {epochs}"
+    assert any(len(logs) > 1 for logs in sittings.values()), "no kill hit a training"
