@@ -5,9 +5,9 @@
 #     snakemake --cores 2 --configfile params/quickstart.yaml --dry-run  say what would run, and why
 #     … --config data_root=../shared/data                                change a key of the study file
 #
-# A run owns its folder (nbs/01_run): it knows by itself whether it is new, goes on, or is finished. So Snakemake is told
-# of one file a run, results.sha256, which names what the run has made by its content: it can be deleted and made again
-# without harm, and what depends on a run runs again when its content has changed.
+# A run owns its folder (nbs/01_run): it knows by itself whether it is new, goes on, or is finished. So Snakemake is
+# told of one file a run, results.sha256, which names what the run has made by its content: it can be deleted and made
+# again without harm, and what depends on a run runs again when its content has changed.
 import logging
 import os
 import shlex
@@ -43,47 +43,63 @@ def as_yaml(params):
     asked = {key: value for key, value in params.items() if key not in HOW_IT_RUNS}
     return yaml.safe_dump(asked, default_flow_style=True, width=float("inf")).strip()
 
+def made(*names):
+    "The files that a run has made when it is finished, as a parameter of its rule."
+    return lambda wildcards, output: " ".join(f"{Path(output[0]).parent}/{name}" for name in names)
+
+def batch_job(notebook):
+    "Run a stage, and write down what it has made; a run that was stopped has no metrics.json, and so is not finished."
+    run = f"{papermill} nbs/{notebook}.ipynb {{log[0]}} -y {{params.asked:q}} {how_it_runs} > {{log[1]}} 2>&1"
+    return f"{run} && sha256sum {{params.made}} > {{output}}"
+
 def pretrained(wildcards):
     encoder, _ = split_arm(wildcards.arm)
     return [] if encoder in UNTRAINED else f"{root}/simclr/{encoder}/seed{wildcards.seed}/results.sha256"
 
-evaluations = [f"{run_dir(study, 'evaluation', arm, seed, ratio)}/results.sha256" for arm, ratio, seed in study_cells(study)]
+evaluated = [run_dir(study, "evaluation", arm, seed, ratio) for arm, ratio, seed in study_cells(study)]
 
-if workflow.is_main_process and not workflow.dryrun:
-    Path(root).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{root}/.lock", timeout=0)
-    try: lock.acquire()
-    except Timeout: raise WorkflowError(f"The study {study['name']} is running already; wait for it, or stop it first.")
-    # a run whose files somebody has removed has to run again
-    for file in Path(root).glob("**/results.sha256"):
-        if not file.with_name("metrics.json").exists(): file.unlink()
-    # what Snakemake itself has to say: warnings and errors, but for a failed job's, of which StudyLines has a sentence
-    for handler in logger.handlers:
-        handler.setLevel(logging.WARNING)
-        handler.addFilter(lambda record: not record.getMessage().startswith("RuleException"))
+# a run whose files somebody has removed has to run again
+for file in Path(root).glob("**/results.sha256"):
+    if not file.with_name("metrics.json").exists(): file.unlink()
+
+def says_more(record):
+    "What Snakemake itself prints: all of a dry run; else warnings and errors, but for those StudyLines has a sentence for."
+    if workflow.dryrun: return True
+    known = hasattr(record, "shellcmd") or record.getMessage().startswith("RuleException")
+    return record.levelno >= logging.WARNING and not known
+
+if workflow.is_main_process:
+    for handler in logger.handlers: handler.addFilter(says_more)
     logger.addHandler(StudyLines())
 
-onstart: write_yaml(f"{root}/study.yaml", study)
+lock = FileLock(f"{root}/.lock", timeout=0)  # the system lets go of it when this process ends, in whatever way
+
+onstart:
+    Path(root).mkdir(parents=True, exist_ok=True)
+    try: lock.acquire()
+    except Timeout: raise WorkflowError(f"The study {study['name']} is running already; wait for it, or stop it first.")
+    write_yaml(f"{root}/study.yaml", study)
+
 onsuccess: print_results(root)
 onerror: print_results(root)
 
 rule report:
-    input: "nbs/14_report.ipynb", evaluations
+    input: "nbs/14_report.ipynb", [f"{folder}/results.sha256" for folder in evaluated]
     output: results=f"{root}/results.csv", html=f"{root}/report.html"
     log: f"{root}/report.ipynb", f"{root}/log.txt"
     params: yaml.safe_dump(study)
     shell:
-        "({papermill} {input[0]} {log[0]} -p study_file {root}/study.yaml && "
-        "{sys.executable} -c 'from simseg.report import write_report_html; write_report_html(\"{log[0]}\")') > {log[1]} 2>&1"
+        "({papermill} {input[0]} {log[0]} -p study_file {root}/study.yaml && {sys.executable} -c "
+        "'from simseg.report import write_report_html; write_report_html(\"{log[0]}\")') > {log[1]} 2>&1"
 
 rule simclr:
     output: f"{root}/simclr/{{encoder}}/seed{{seed}}/results.sha256"
     log: f"{root}/simclr/{{encoder}}/seed{{seed}}/notebook.ipynb", f"{root}/simclr/{{encoder}}/seed{{seed}}/log.txt"
     params:
         asked=lambda w: as_yaml(simclr_params(study, w.encoder, int(w.seed))),
-        made=lambda w, output: f"{Path(output[0]).parent}/encoder.safetensors"
+        made=made("metrics.json", "encoder.safetensors")
     threads: study["threads"]
-    shell: "{papermill} nbs/08_simclr.ipynb {log[0]} -y {params.asked:q} {how_it_runs} > {log[1]} 2>&1 && sha256sum {params.made} > {output}"
+    shell: batch_job("08_simclr")
 
 rule unet:
     input: pretrained
@@ -91,9 +107,9 @@ rule unet:
     log: f"{root}/unet/{grid_cell}/notebook.ipynb", f"{root}/unet/{grid_cell}/log.txt"
     params:
         asked=lambda w: as_yaml(unet_params(study, w.arm, float(w.ratio), int(w.seed))),
-        made=lambda w, output: f"{Path(output[0]).parent}/model/*"
+        made=made("metrics.json", "model/*")
     threads: study["threads"]
-    shell: "{papermill} nbs/09_unet.ipynb {log[0]} -y {params.asked:q} {how_it_runs} > {log[1]} 2>&1 && sha256sum {params.made} > {output}"
+    shell: batch_job("09_unet")
 
 rule evaluation:
     input: f"{root}/unet/{grid_cell}/results.sha256"
@@ -101,6 +117,6 @@ rule evaluation:
     log: f"{root}/evaluation/{grid_cell}/notebook.ipynb", f"{root}/evaluation/{grid_cell}/log.txt"
     params:
         asked=lambda w: as_yaml(evaluation_params(study, w.arm, float(w.ratio), int(w.seed))),
-        made=lambda w, output: f"{Path(output[0]).parent}/per_image.csv"
+        made=made("metrics.json", "per_image.csv")
     threads: study["threads"]
-    shell: "{papermill} nbs/10_evaluation.ipynb {log[0]} -y {params.asked:q} {how_it_runs} > {log[1]} 2>&1 && sha256sum {params.made} > {output}"
+    shell: batch_job("10_evaluation")

@@ -45,7 +45,7 @@ def normalise(
     images: torch.Tensor,  # (N, 3, H, W), uint8, or float in [0, 1]
 ) -> torch.Tensor:  # (N, 3, H, W), float32, channels_last
     "The scaling of every model's input."
-    return _scale(images).contiguous(memory_format=torch.channels_last)  # whole planes are faster to work on till here
+    return _scale(images).contiguous(memory_format=torch.channels_last)  # last: whole planes are faster to work on
 
 # %% ../nbs/06_augmentations.ipynb #ca6ed6c4
 def _places(
@@ -178,7 +178,7 @@ def apply_colour(
 
 # %% ../nbs/06_augmentations.ipynb #61099f7b
 # A channel's share of the chroma at a hue, in sixths of the circle: sign · |hue − centre| + offset, in [0, 1].
-_WHEEL = [(3, 1, -1), (2, -1, 2), (4, -1, 2)]  # centre, sign, offset
+_WHEEL = ((3, 1, -1), (2, -1, 2), (4, -1, 2))  # centre, sign, offset
 
 
 def turn_hue(
@@ -383,8 +383,7 @@ def run_augmentations(
     import matplotlib.pyplot as plt
 
     check_augmentations(params)
-    with Run("augmentations", {**params, "device": "cpu", "precision": "fp32"}) as run:
-        run.params = params  # so that params.yaml holds this notebook's parameters and can be given back to it
+    with Run("augmentations", params) as run:
         data = load_data(params["dataset"], params["image_size"], params["data_root"], max_images=256)
         run.claim(images=data.fingerprint)
         if run.finished: return
@@ -401,4 +400,4 @@ jitter_strength = 1.0  # of the colour jitter; SimCLR, appendix A
 blur = True  # blur half of the views; SimCLR, appendix A
 seed = 0  # which images, and their views
 overwrite = False  # replace another run that out_dir holds
-out_dir = "outputs/augmentations"  # where views.png and params.yaml go
+out_dir = "outputs/example/augmentations"  # where views.png and params.yaml go

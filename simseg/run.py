@@ -7,7 +7,7 @@ __all__ = ['SHOWN', 'HOW_IT_RUNS', 'BEGAN_WITH', 'RUN_FILES', 'COPIES', 'git_com
            'epoch_line', 'check_finite', 'State', 'Best', 'first_difference', 'clear_remains', 'clear_run',
            'read_state', 'check_folder', 'check_room', 'OwnedFolder', 'ClaimedFolder', 'RecordedEpochs', 'Run']
 
-# %% ../nbs/01_run.ipynb #7f02d711
+# %% ../nbs/01_run.ipynb #b31a45db
 import hashlib
 import os
 import platform
@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from .core import make_accelerator, read_json, read_yaml, repo_root, resolve_path, seed_for
 from .core import write_atomic, write_csv, write_json, write_yaml
 
-# %% ../nbs/01_run.ipynb #57ebf9c8
+# %% ../nbs/01_run.ipynb #fd277a06
 def _git(*arguments: str) -> str:  # what it printed; empty without git or a repository
     if not shutil.which("git"): return ""
     return subprocess.run(["git", *arguments], cwd=repo_root(), capture_output=True, text=True).stdout.strip()
@@ -37,7 +37,7 @@ def git_commit() -> str:  # 40 hexadecimal digits, or "unknown" without git or a
     "The commit that is checked out."
     return _git("rev-parse", "HEAD") or "unknown"
 
-# %% ../nbs/01_run.ipynb #90cbef91
+# %% ../nbs/01_run.ipynb #09475ac1
 def provenance(
     accelerator,  # as `make_accelerator` gives
     seed: int = 0,  # the run's seed
@@ -58,7 +58,7 @@ def provenance(
         **{package: version(package) for package in packages},
     }
 
-# %% ../nbs/01_run.ipynb #050c7fdb
+# %% ../nbs/01_run.ipynb #8d57a62e
 def file_fingerprint(
     path: str | Path,  # a file, or a folder, of which every file counts
 ) -> str:  # 16 hexadecimal digits
@@ -70,7 +70,7 @@ def file_fingerprint(
         with open(file, "rb") as opened: digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()[:16]
 
-# %% ../nbs/01_run.ipynb #36a9b704
+# %% ../nbs/01_run.ipynb #806f238e
 SHOWN = {  # column of history.csv → its name in the line
     "loss": "loss",
     "val_loss": "val_loss",
@@ -88,7 +88,7 @@ def epoch_line(
     parts = [f"{name} {row[column]:.4g}" for column, name in SHOWN.items() if row.get(column) is not None]
     return f"epoch {row['epoch']}/{epochs}  " + "  ".join(parts)
 
-# %% ../nbs/01_run.ipynb #1ba39e82
+# %% ../nbs/01_run.ipynb #8213f58f
 def check_finite(
     row: dict,  # a row of history.csv, as far as it is known
 ):
@@ -98,7 +98,7 @@ def check_finite(
         raise ValueError(f"The {name} of epoch {row['epoch']} is {row[name]}; "
                          "take a smaller learning_rate, or precision=fp32.")
 
-# %% ../nbs/01_run.ipynb #37ba8e35
+# %% ../nbs/01_run.ipynb #80556810
 def _state_of(part):
     "What has to be kept of a part: a random stream knows other words for it than a model."
     return part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
@@ -109,7 +109,7 @@ def _set_state(part, state):
     if isinstance(part, torch.Generator): part.set_state(state)
     else: part.load_state_dict(state)
 
-# %% ../nbs/01_run.ipynb #a0a7888d
+# %% ../nbs/01_run.ipynb #41462148
 class State:
     "Everything that a training loop needs to go on after an epoch."
 
@@ -151,7 +151,7 @@ class State:
         state = {"epoch": self.epoch, "history": self.history, "parts": parts, "random": torch.get_rng_state()}
         write_atomic(self.path, lambda path: torch.save(state, path))
 
-# %% ../nbs/01_run.ipynb #820a8763
+# %% ../nbs/01_run.ipynb #f3a8289c
 class Best:
     "The weights of the lowest loss so far."
 
@@ -175,7 +175,7 @@ class Best:
         self.loss = state["loss"]
         self.weights = state["weights"]
 
-# %% ../nbs/01_run.ipynb #42976a70
+# %% ../nbs/01_run.ipynb #5c94a82c
 # parameters that say how a run is run, not what it is
 HOW_IT_RUNS = ["data_root", "device", "precision", "out_dir", "overwrite", "tracker", "stop_after"]
 # of `ran_on`: what a run cannot go on without
@@ -196,7 +196,7 @@ def first_difference(
         if before != now: return f"{name} {before}, here {now}"
     return ""
 
-# %% ../nbs/01_run.ipynb #14e9ae2f
+# %% ../nbs/01_run.ipynb #7ae4bb30
 RUN_FILES = ["metrics.json", "encoder.safetensors", "model", "per_image.csv", "overlays.png", "worst.png", "views.png",
              "history.csv", "checkpoint.pt", "state.json", "tracker", "params.yaml"]
 
@@ -216,7 +216,7 @@ def clear_run(folder: Path):
     "Remove everything that a run has left; metrics.json first, so that nothing else is taken for finished."
     for name in RUN_FILES: _remove(folder / name)
 
-# %% ../nbs/01_run.ipynb #741de72e
+# %% ../nbs/01_run.ipynb #3b92ec75
 def read_state(
     folder: str | Path,  # a run's
 ) -> dict:  # `state`: waiting, running, cut off, stopped, failed or done; and what else state.json says
@@ -229,7 +229,7 @@ def read_state(
         with FileLock(folder / ".lock", timeout=0): return {**state, "state": "cut off"}
     except Timeout: return state
 
-# %% ../nbs/01_run.ipynb #a9d0078f
+# %% ../nbs/01_run.ipynb #6b3e636c
 def check_folder(
     out_dir: str | Path,  # as the parameter has it
 ) -> Path:  # the folder, made where it was not there
@@ -258,7 +258,7 @@ def check_room(
     raise ValueError(f"The disk of {folder} has {free / 1e6:,.0f} MB free, but training this model takes "
                      f"{needed / 1e6:,.0f} MB; make room, or choose another out_dir.")
 
-# %% ../nbs/01_run.ipynb #7c866783
+# %% ../nbs/01_run.ipynb #86dfbd14
 class OwnedFolder:
     "A run's folder, which is nobody else's from `with` on."
 
@@ -274,7 +274,8 @@ class OwnedFolder:
         self.folder = check_folder(params["out_dir"])
         self.tracker = params.get("tracker", "none")
         where = self.folder / "tracker"
-        self.accelerator = make_accelerator(params["device"], params["precision"], self.tracker, where)
+        device = params.get("device", "cpu")  # a stage that only draws says neither
+        self.accelerator = make_accelerator(device, params.get("precision", "fp32"), self.tracker, where)
         self.state = State(self.folder / "checkpoint.pt")
         self.claimed = False  # whether what lies in the folder is this run's
 
@@ -298,7 +299,7 @@ class OwnedFolder:
         when = datetime.now().isoformat(timespec="seconds")
         write_json(self.folder / "state.json", {"state": state, "stage": self.stage, **more, "when": when})
 
-# %% ../nbs/01_run.ipynb #239ef272
+# %% ../nbs/01_run.ipynb #1d564b2a
 class ClaimedFolder(OwnedFolder):
     "A folder that holds this run and no other."
 
@@ -324,7 +325,7 @@ class ClaimedFolder(OwnedFolder):
             print(f"{self.params['out_dir']} holds this run, finished; delete the folder to run it again.", flush=True)
             return
         if other or not self.state.path.exists(): clear_run(self.folder)
-        if trained is not None: check_room(self.folder, trained)
+        if trained is not None and not self.state.path.exists(): check_room(self.folder, trained)
         write_yaml(self.folder / "params.yaml", whole)
         self.claimed = True
         self.note("running")
@@ -338,7 +339,7 @@ class ClaimedFolder(OwnedFolder):
         try: return first_difference(read_yaml(self.folder / "params.yaml"), whole)
         except yaml.YAMLError: return "its params.yaml cannot be read"
 
-# %% ../nbs/01_run.ipynb #bd6e36e7
+# %% ../nbs/01_run.ipynb #bccb4c77
 class RecordedEpochs(ClaimedFolder):
     "The epochs of a run, recorded as they come."
 
@@ -372,7 +373,7 @@ class RecordedEpochs(ClaimedFolder):
             write_csv(self.folder / "history.csv", self.history)
         self.stopped = self.state.epoch < self.params["epochs"]
 
-# %% ../nbs/01_run.ipynb #7a10e2fc
+# %% ../nbs/01_run.ipynb #e1684a4f
 class Run(RecordedEpochs):
     "One run: its folder, its epochs and its end."
 

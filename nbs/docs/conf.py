@@ -6,7 +6,9 @@ root = next(p for p in Path(__file__).resolve().parents if (p / "settings.ini").
 settings = ConfigParser(delimiters=["="])
 settings.read(root / "settings.ini", encoding="utf-8")
 
-project, author, version = (settings["DEFAULT"][key] for key in ("lib_name", "author", "version"))
+project = settings["DEFAULT"]["lib_name"]
+author = settings["DEFAULT"]["author"]
+version = settings["DEFAULT"]["version"]
 copyright = f"{settings['DEFAULT']['copyright']}. {settings['DEFAULT']['license'].upper()} licence"
 extensions = ["myst_nb", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
 exclude_patterns = ["_static"]
@@ -24,9 +26,13 @@ python_maximum_signature_line_length = 100
 
 html_theme = "furo"
 html_title = project
-html_static_path, html_favicon = ["_static"], "_static/favicon.svg"
+html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
 html_css_files = ["simseg.css"]
 html_js_files = ["simseg.js"]
-html_show_sphinx = html_copy_source = html_show_sourcelink = False
+html_show_sphinx = False
+html_copy_source = False
+html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}
-pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"
+pygments_style = "a11y-high-contrast-light"
+pygments_dark_style = "a11y-high-contrast-dark"
