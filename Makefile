@@ -3,6 +3,8 @@ PYTHON ?= python3
 CORES  ?= 2
 STUDY  ?= quickstart
 BIN    := .venv/bin
+EXECUTE := jupyter nbconvert --to notebook --inplace --execute
+MADE_BY_NOTEBOOKS := $(addprefix outputs/, example miniature explore-example explore-tutorial tutorial)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help install demo study test test-slow lab docs export readme notebooks clean
@@ -28,7 +30,7 @@ study: install   ## run a study, or what is missing of it: make study STUDY=pets
 # Notebooks train anew, so what they left the last time goes first.
 test: export OMP_NUM_THREADS = 1
 test: install    ## execute every notebook and run the tests
-	rm -rf outputs/example outputs/miniature outputs/explore-example outputs/tutorial
+	rm -rf $(MADE_BY_NOTEBOOKS)
 	nbdev_test --n_workers 2 --do_print
 	pytest tests -m "not slow"
 
@@ -48,8 +50,9 @@ readme: install  ## write README.md from nbs/index.ipynb
 	jupyter nbconvert --to markdown --no-input --output-dir . --output README --NbConvertApp.output_files_dir=nbs/readme nbs/index.ipynb
 
 notebooks: install  ## execute every notebook in place, so that its saved outputs are real, then clean and export
-	rm -rf outputs/example outputs/miniature outputs/explore-example outputs/tutorial
-	for nb in nbs/*.ipynb nbs/tutorials/*.ipynb; do jupyter nbconvert --to notebook --inplace --execute $$nb || exit 1; done
+	rm -rf $(MADE_BY_NOTEBOOKS)
+	for nb in nbs/*.ipynb; do $(EXECUTE) --ExecutePreprocessor.store_widget_state=False $$nb || exit 1; done
+	for nb in nbs/tutorials/*.ipynb; do $(EXECUTE) $$nb || exit 1; done
 	nbdev_clean && nbdev_export
 
 clean:           ## remove the environment; outputs/ and the image cache stay

@@ -24,6 +24,10 @@ setup(
     packages=[cfg["lib_path"]],
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    entry_points={"console_scripts": cfg["console_scripts"].split(), "papermill.engine": cfg["papermill_engine"].split()},
+    entry_points={
+        "console_scripts": cfg["console_scripts"].split(),
+        "papermill.engine": cfg["papermill_engine"].split(),
+        "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],
+    },
     extras_require={"dev": cfg["dev_requirements"].split()},
 )

@@ -1,8 +1,10 @@
-"""How fast is the whole SimCLR loop? simseg's `pretrain` against lightly's documented loop, on the same images, encoder and batch.
+"""How fast is the whole SimCLR loop? simseg's `pretrain` against lightly's documented loop, on the same images, encoder
+and batch.
 
-lightly's side is its SimCLR tutorial as printed (LightlyDataset of a folder, SimCLRTransform, DataLoader, SimCLRProjectionHead, NTXentLoss, SGD, fp32), with
-as many workers as there are threads. The first epoch, in which workers start, images are decoded into the cache and models are compiled, counts for neither.
-Settings are pixels:encoder:batch:steps.
+lightly's side is its SimCLR tutorial as printed (LightlyDataset of a folder, SimCLRTransform, DataLoader,
+SimCLRProjectionHead, NTXentLoss, SGD, fp32), with as many workers as there are threads. The first epoch, in which
+workers start, images are decoded into the cache and models are compiled, counts for neither. Settings are
+pixels:encoder:batch:steps.
 
     python benchmarks/bench_simclr.py
 """
@@ -19,21 +21,27 @@ from PIL import Image
 from torch import nn
 
 from simseg.core import parameter_defaults
-from simseg.data import draw_synthetic, load_unlabelled, to_device
+from simseg.data import load_unlabelled, to_device
 from simseg.simclr import SimCLR, pretrain
+from simseg.synthetic import draw_synthetic
+
+SETTINGS = ["32:resnet18:128:8", "64:resnet18:128:4", "128:resnet50:32:4", "224:resnet50:32:2"]
 
 
 def write_pictures(folder: Path, n: int, size: int):
     "Pictures to train on, as JPEG files."
-    for i, image in enumerate(draw_synthetic(n, size).images): Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i:06d}.jpg", quality=92)
+    for i, image in enumerate(draw_synthetic(n, size).images):
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i:06d}.jpg", quality=92)
 
 
 def simseg_epochs(folder: Path, size: int, encoder: str, batch: int, accelerator, compile: str):
     "Epochs of our loop."
-    params = parameter_defaults("02_simclr") | {"batch_size": batch, "epochs": 10**6, "seed": 0, "compile": compile, "image_size": size, "encoder_name": encoder}
+    params = parameter_defaults("simclr")
+    params |= {"batch_size": batch, "epochs": 10**6, "seed": 0, "compile": compile}
     data = load_unlabelled(str(folder), size)
+    images = to_device(data.images, accelerator.device)
     train = torch.arange(len(data))
-    yield from pretrain(SimCLR(encoder), to_device(data.images, accelerator.device), data.labels, train, train[:0], params, accelerator)
+    yield from pretrain(SimCLR(encoder), images, data.labels, train, train[:0], params, accelerator)
 
 
 class LightlySimCLR(nn.Module):
@@ -53,13 +61,15 @@ def lightly_epochs(folder: Path, size: int, encoder: str, batch: int, device: to
     model = LightlySimCLR(encoder).to(device)
     dataset = LightlyDataset(str(folder), transform=SimCLRTransform(input_size=size))
     # Workers that stay between epochs are kinder to lightly than its tutorial, which starts them anew every epoch.
-    loader = torch.utils.data.DataLoader(dataset, batch_size=batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=True)
-    criterion, optimizer = NTXentLoss(), torch.optim.SGD(model.parameters(), lr=0.06)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=batch, shuffle=True, drop_last=True, num_workers=workers,
+                                         persistent_workers=True)
+    criterion = NTXentLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
     while True:
         total_loss = 0
         for views, _, _ in loader:
-            x0, x1 = (view.to(device) for view in views)
-            loss = criterion(model(x0), model(x1))
+            x0, x1 = views
+            loss = criterion(model(x0.to(device)), model(x1.to(device)))
             total_loss += loss.detach()
             loss.backward()
             optimizer.step()
@@ -68,5 +78,5 @@ def lightly_epochs(folder: Path, size: int, encoder: str, batch: int, device: to
 
 
 if __name__ == "__main__":
-    args = parse(__doc__, settings=["32:resnet18:128:8", "64:resnet18:128:4", "128:resnet50:32:4", "224:resnet50:32:2"], compile="off", rounds=5)
+    args = parse(__doc__, settings=SETTINGS, compile="off", rounds=5)
     finish("simclr", compare_loops(args, write_pictures, simseg_epochs, "lightly", lightly_epochs), args)

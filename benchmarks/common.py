@@ -8,15 +8,33 @@ from pathlib import Path
 
 import torch
 
-from simseg.core import keep_freed_memory, make_accelerator, provenance, resolve_path, write_json
+from simseg.core import make_accelerator, resolve_path, write_json
+from simseg.run import provenance
 
 HELP = {
-    "rounds": "alternations; the table holds their medians", "device": "auto, cpu or cuda", "threads": "CPU threads, and workers of the peers' loaders",
-    "size": "pixels of a side", "sizes": "pixels of a side", "images": "how many images", "encoder": "resnet18, resnet34, resnet50, …", "batch": "images a step",
-    "steps": "training steps a round", "seconds": "how long one contestant draws in a round", "compile": "auto, on or off, as the parameter of 02_simclr and 03_unet",
-    "settings": "what to compare, parts joined by colons", "dataset": "as 03_unet's", "data_root": "as 03_unet's", "epochs": "of pretraining; two more of fine-tuning",
+    "rounds": "alternations; the table holds their medians",
+    "device": "auto, cpu or cuda",
+    "threads": "CPU threads, and workers of the peers' loaders",
+    "size": "pixels of a side",
+    "sizes": "pixels of a side",
+    "images": "how many images",
+    "encoder": "resnet18, resnet34, resnet50, …",
+    "batch": "images a step",
+    "steps": "training steps a round",
+    "seconds": "how long one contestant draws in a round",
+    "compile": "auto, on or off, as the parameter of 08_simclr and 09_unet",
+    "settings": "what to compare, parts joined by colons",
+    "dataset": "as 09_unet's",
+    "data_root": "as 09_unet's",
+    "epochs": "of pretraining; two more of fine-tuning",
     "seeds": "a run each",
+    "other": "another checkout of simseg to compare with",
+    "study": "a study file with evaluated models, for predictions and study",
 }
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    "The docstring as it is written, and each option's default."
 
 
 def parse(
@@ -24,10 +42,12 @@ def parse(
     **options,  # name → default; a list stands for several values
 ) -> argparse.Namespace:  # those, `device` and `threads`
     "Options of a benchmark."
-    parser = argparse.ArgumentParser(description=description, formatter_class=type("", (argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter), {}))
+    parser = argparse.ArgumentParser(description=description, formatter_class=Formatter)
     for name, default in {**options, "device": "auto", "threads": torch.get_num_threads()}.items():
         several = isinstance(default, list)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default[0] if several else default), nargs="+" if several else None, default=default, help=HELP[name])
+        kind = type(default[0] if several else default)
+        nargs = "+" if several else None
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, nargs=nargs, default=default, help=HELP[name])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     return args
@@ -50,7 +70,7 @@ def rates_of(
     images: int,  # trained on in an epoch
     device: torch.device,
 ):  # a function that runs one epoch and gives images per second
-    "The rate of a loop that is held between epochs; its first epoch, which warms up and compiles, is run here and not counted."
+    "The rate of a loop that is held between epochs; its first epoch warms up, compiles, and is not counted."
     def one_epoch():
         synchronise(device)
         start = time.perf_counter()
@@ -62,29 +82,32 @@ def rates_of(
     return one_epoch
 
 
-def returning_memory(epochs):
-    "The same epochs with memory handled as glibc does by itself, for a loop that would not call `keep_freed_memory`."
-    while True:
-        keep_freed_memory(2**25, 2**26)  # what glibc's own thresholds grow to
-        epoch = next(epochs)
-        keep_freed_memory()
-        yield epoch
-
-
-def alternate(
-    setting: dict,  # what is compared: size, encoder, …
-    contestants: dict,  # name → function without arguments that gives one measurement; `simseg` comes first
-    unit: str,  # "views/s"
+def in_turn(
+    contestants: dict,  # name → function without arguments that gives one measurement
     rounds: int,
-) -> list[dict]:  # a row a contestant: median, range, and how many times simseg's rate is its rate, as the median over the rounds
+) -> dict:  # name → its measurements
     "Measure each in turn, round after round, so that a machine that slows down slows all of them."
     measured = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, measure in contestants.items(): measured[name].append(measure())
-    times = {name: statistics.median(own / other for own, other in zip(measured["simseg"], rates)) for name, rates in measured.items()}
-    rows = [{**setting, "what": name, unit: round(statistics.median(rates), 1), "lowest": round(min(rates), 1), "highest": round(max(rates), 1),
-             "simseg / it": round(times[name], 2)} for name, rates in measured.items()]
-    print(*setting.values(), {name: value for name, value in times.items() if name != "simseg"}, flush=True)
+    return measured
+
+
+def alternate(
+    setting: dict,  # what is compared: size, encoder, …
+    contestants: dict,  # as for `in_turn`; `simseg` is among them
+    unit: str,  # "views/s"
+    rounds: int,
+) -> list[dict]:  # a row a contestant
+    "Median, range, and how many times simseg's rate is the contestant's, as the median over the rounds."
+    measured = in_turn(contestants, rounds)
+    rows = []
+    for name, rates in measured.items():
+        times = statistics.median(own / other for own, other in zip(measured["simseg"], rates))
+        row = {**setting, "what": name, unit: round(statistics.median(rates), 1)}
+        row |= {"lowest": round(min(rates), 1), "highest": round(max(rates), 1), "simseg / it": round(times, 2)}
+        rows.append(row)
+    print(*setting.values(), {row["what"]: row["simseg / it"] for row in rows}, flush=True)
     return rows
 
 
@@ -99,16 +122,26 @@ def compare_loops(
     rows = []
     for setting in args.settings:
         size, encoder, batch, steps = read_setting(setting)
-        accelerator, n = make_accelerator(args.device), steps * batch
+        accelerator = make_accelerator(args.device)
+        device = accelerator.device
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
             os.environ["SIMSEG_CACHE"] = cache
-            write(Path(folder), n, size)
-            loops = {"simseg": ours(Path(folder), size, encoder, batch, accelerator, args.compile),
-                     peer: returning_memory(theirs(Path(folder), size, encoder, batch, accelerator.device, args.threads))}
-            rates = {name: rates_of(epochs, n, accelerator.device) for name, epochs in loops.items()}
+            write(Path(folder), steps * batch, size)
+            loops = {
+                "simseg": ours(Path(folder), size, encoder, batch, accelerator, args.compile),
+                peer: theirs(Path(folder), size, encoder, batch, device, args.threads),
+            }
+            rates = {name: rates_of(epochs, steps * batch, device) for name, epochs in loops.items()}
             rows += alternate({"pixels": size, "encoder": encoder, "batch": batch}, rates, "images/s", args.rounds)
             for epochs in loops.values(): epochs.close()
     return rows
+
+
+def print_table(rows: list[dict]):
+    "Columns as wide as they need be, set to the right."
+    names = {key: key for key in rows[0]}
+    widths = {key: max(len(str(row.get(key, ""))) for row in [names, *rows]) for key in names}
+    for row in [names, *rows]: print("  ".join(str(row.get(key, "")).rjust(width) for key, width in widths.items()))
 
 
 def finish(
@@ -118,8 +151,9 @@ def finish(
     **more,  # for the file alone
 ):
     "Print the table; write outputs/benchmarks/<name>.json with the options, the versions and the machine."
-    widths = {key: max(len(str(row.get(key, ""))) for row in [{key: key}, *rows]) for key in rows[0]}
-    for row in [dict(zip(widths, widths)), *rows]: print("  ".join(str(row.get(key, "")).rjust(width) for key, width in widths.items()))
+    print_table(rows)
     machine = provenance(make_accelerator(args.device))
-    path = write_json(resolve_path("outputs/benchmarks") / f"{name}.json", {"options": vars(args), "ran_on": machine, "rows": rows, **more})
-    print(f"\n{machine['machine']}, {args.threads} threads, {machine['device']}, {machine['precision']}, torch {machine['torch']}; written to {path}")
+    report = {"options": vars(args), "ran_on": machine, "rows": rows, **more}
+    path = write_json(resolve_path("outputs/benchmarks") / f"{name}.json", report)
+    said = [machine["machine"], f"{args.threads} threads", machine["device"], machine["precision"]]
+    print(f"\n{', '.join(said)}, torch {machine['torch']}; written to {path}")

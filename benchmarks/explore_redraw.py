@@ -1,30 +1,34 @@
-"""How long each widget of simseg.explore takes to redraw.
+"""How long does each widget of simseg.explore take to redraw? The median and the slowest of moves of each slider, in
+seconds; the first move after opening is left out, since it loads models and libraries.
 
     python benchmarks/explore_redraw.py
     python benchmarks/explore_redraw.py --study outputs/pets-small/study.yaml --dataset pets --data-root /path/to/data
-
-Prints the median and the slowest of moves of each slider, in seconds; the first move after opening is left
-out, since it loads models and libraries.
 """
-import argparse
 import statistics
 import time
 
+import ipywidgets as widgets
+from common import finish, parse
+
 from simseg.explore import explore_data, explore_predictions, explore_study, explore_temperature, explore_views
 
-parser = argparse.ArgumentParser(description="Redraw times of simseg.explore's widgets.")
-parser.add_argument("--study", default="", help="a study file with evaluated models, for predictions and study")
-parser.add_argument("--dataset", default="synthetic")
-parser.add_argument("--data-root", default="")
-args = parser.parse_args()
+MOVES = 20  # of a slider, from its least value up
 
 
-def moves(explorer, name: str, count: int = 20) -> list[float]:
-    "Move one control to `count` places, one after another."
-    control, times = explorer.controls[name], []
-    places = control.options if hasattr(control, "options") else [control.min + (control.max - control.min) * i // count if isinstance(control.max, int) else control.min + (control.max - control.min) * i / count for i in range(count)]
-    if type(control).__name__ == "FloatLogSlider": places = [control.base ** place for place in places]
-    for place in [p[1] if isinstance(p, tuple) else p for p in places]:
+def places_of(control) -> list:
+    "Values to set a control to, one after another."
+    if hasattr(control, "options"):
+        return [option[1] if isinstance(option, tuple) else option for option in control.options]
+    steps = [control.min + (control.max - control.min) * i / MOVES for i in range(MOVES)]
+    if isinstance(control, widgets.IntSlider): return [int(step) for step in steps]
+    if isinstance(control, widgets.FloatLogSlider): return [control.base**step for step in steps]
+    return steps
+
+
+def redraw_seconds(control) -> list[float]:
+    "Seconds of each move."
+    times = []
+    for place in places_of(control):
         if place == control.value: continue
         start = time.perf_counter()
         control.value = place
@@ -32,12 +36,27 @@ def moves(explorer, name: str, count: int = 20) -> list[float]:
     return times[1:] or times
 
 
-source = {"dataset": args.dataset, "data_root": args.data_root}
-explorers = {"views": (explore_views(**source), ["jitter_strength", "min_scale", "image"]), "temperature": (explore_temperature(**source), ["temperature", "n"]),
-             "data": (explore_data(**source), ["page", "label_ratio"])}
-if args.study:
-    explorers |= {"predictions": (explore_predictions(args.study, args.data_root), ["threshold", "rank"]), "study": (explore_study(args.study), ["ratio"])}
-for title, (explorer, names) in explorers.items():
-    for name in names:
-        times = moves(explorer, name)
-        if times: print(f"{title:12} {name:16} median {statistics.median(times):.3f} s, slowest {max(times):.3f} s, of {len(times)} moves")
+def opened(args) -> dict:  # name → the explorer, and which of its controls are moved
+    "Every widget that there are files for."
+    source = {"dataset": args.dataset, "data_root": args.data_root}
+    found = {
+        "views": (explore_views(**source), ["jitter_strength", "min_scale", "image"]),
+        "temperature": (explore_temperature(**source), ["temperature", "n"]),
+        "data": (explore_data(**source), ["page", "label_ratio"]),
+    }
+    if not args.study: return found
+    found["predictions"] = (explore_predictions(args.study, args.data_root), ["threshold", "rank"])
+    found["study"] = (explore_study(args.study), ["ratio"])
+    return found
+
+
+if __name__ == "__main__":
+    args = parse(__doc__, study="", dataset="synthetic", data_root="")
+    rows = []
+    for widget, (explorer, names) in opened(args).items():
+        for name in names:
+            times = redraw_seconds(explorer.controls[name])
+            if not times: continue
+            row = {"widget": widget, "slider": name, "moves": len(times)}
+            rows.append({**row, "seconds": f"{statistics.median(times):.3f}", "slowest": f"{max(times):.3f}"})
+    finish("explore_redraw", rows, args)

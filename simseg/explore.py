@@ -34,7 +34,7 @@ from .augmentations import normalise, random_views, two_views
 from .core import generator_for, make_accelerator, read_yaml, resolve_path, write_yaml
 from .data import DATASETS, load_data, near_duplicates, split_data, split_unlabelled
 from .evaluation import run_evaluation
-from .figures import LINE_COLOUR, montage, overlay, set_theme, truth_tile
+from .figures import LINE_COLOUR, encoder_colours, montage, overlay, set_theme, truth_tile
 from .masks import count_batch, decide, make_targets, object_pixels, shrink, summarise
 from .report import draw_finetuning, draw_pretraining, draw_ratios
 from .simclr import nt_xent, run_simclr
@@ -569,10 +569,9 @@ def explore_predictions(
 
 # %% ../nbs/15_explore.ipynb #bca976a8
 def name_lines(figure: Figure):
-    "One legend for all panels of a figure, in place of each one's own."
+    "One legend for all panels of a figure."
     named = {}
     for axis in figure.axes:
-        if axis.get_legend(): axis.get_legend().remove()
         handles, labels = axis.get_legend_handles_labels()
         named |= dict(zip(labels, handles))
     if named: figure.legend(named.values(), named, loc="outside right upper", fontsize=7)
@@ -592,7 +591,7 @@ def draw_study(
     draw_finetuning(middle, study, ratio)
     middle.set_title(f"fine-tuning, {ratio:.0%} labelled")
     results = collect_results(study)
-    if len(results): draw_ratios(right, results)
+    draw_ratios(right, results, colours=encoder_colours(study["encoders"]))
     cells = [run for run in runs if run["stage"] == "unet"]
     right.set_title(f"{len(results)} of {len(cells)} cells")
     name_lines(figure)

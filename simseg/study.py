@@ -57,7 +57,7 @@ STUDY_DEFAULTS = {
 # %% ../nbs/13_study.ipynb #6e7679ec
 GRID = ["encoders", "label_ratios"]  # of a recipe: the part of the grid that it is run on
 FROM_CELL = ["seed", "out_dir", "label_ratio", "encoder", "model_dir"]  # what differs from cell to cell
-FROM_UNET = ["dataset", "max_images", "border", "split", "split_seed"]  # evaluation takes them, every recipe shares them
+FROM_UNET = ["dataset", "max_images", "border", "split", "split_seed"]  # which evaluation and recipes share
 ONE_RUN = ["overwrite", "tracker", "stop_after"]  # how somebody runs a single run
 
 # %% ../nbs/13_study.ipynb #3ab43e36
@@ -181,7 +181,8 @@ def _check_name(what: str, name, taken: list[str] = ()):
     "What names a folder."
     if name not in taken and re.fullmatch(r"\w+", str(name)): return
     other = f" other than {', '.join(taken)}" if taken else ""
-    raise ValueError(f"The {what} {name!r} needs a name of letters, digits and underscores{other}, since folders carry it.")
+    raise ValueError(f"The {what} {name!r} needs a name of letters, digits and underscores{other}, "
+                     "since folders carry it.")
 
 
 def _check_encoders(study: dict):

@@ -1,3 +1,5 @@
+"What the tests share: where things lie, small runs, and commands as users type them."
+import os
 import shutil
 import subprocess
 import sys
@@ -5,8 +7,27 @@ from pathlib import Path
 
 import pytest
 
+from simseg.core import parameter_defaults
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes minutes; `make test-slow` runs it, `make test` does not")
+
+
+def small(stage: str, out_dir: Path, **changed) -> dict:
+    "Parameters of a run that takes a second or two, on the CPU."
+    params = parameter_defaults(stage)
+    if "max_images" in params: params["max_images"] = 64
+    if "batch_size" in params: params["batch_size"] = 16
+    return {**params, "device": "cpu", "out_dir": str(out_dir), **changed}
+
+
+def with_our_commands(**more) -> dict:
+    "The environment of a process that finds this environment's commands first."
+    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **more}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,19 +40,31 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture
 def papermill(tmp_path):
-    "Run a stage notebook as a user does, from the top of the repository."
+    "Run a stage notebook as a study does, from the top of the repository."
     def run(notebook, *options, **params):
-        command = [BIN / "papermill", "--kernel", "python3", "--no-progress-bar", f"nbs/{notebook}.ipynb", tmp_path / f"{notebook}.ipynb", *options]
+        command = [BIN / "papermill", "--engine", "simseg", "--kernel", "python3", "--no-progress-bar"]
+        command += [f"nbs/{notebook}.ipynb", tmp_path / f"{notebook}.ipynb", *options]
         for name, value in params.items(): command += ["-p", name, str(value)]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return run
 
 
 @pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    "A folder that simseg takes for the top of a repository, so that a study's outputs/ lie below it."
+    folder = tmp_path / "workplace"
+    (folder / "nbs").mkdir(parents=True)
+    (folder / "settings.ini").touch()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
 def checkout(tmp_path):
     "A copy of what nbdev works on, for commands that would change it."
     copy = tmp_path / "checkout"
-    for part in ("nbs", "simseg"): shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    left_out = shutil.ignore_patterns("__pycache__", ".*")
+    for part in ("nbs", "simseg"): shutil.copytree(ROOT / part, copy / part, ignore=left_out)
     for part in ("settings.ini", "setup.py", "README.md"): shutil.copy(ROOT / part, copy / part)
     subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
     return copy

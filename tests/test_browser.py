@@ -20,13 +20,16 @@ import pytest
 from conftest import BIN, ROOT
 from playwright.sync_api import expect, sync_playwright
 
-EXECUTABLE = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+INSTALLED = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+EXECUTABLE = os.environ.get("CHROMIUM") or next(filter(None, INSTALLED), None)
 REQUIRED = os.environ.get("SIMSEG_BROWSER") == "required"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
 MINUTES = 60_000  # in Playwright's milliseconds
 expect.set_options(timeout=30_000)
 
-pytestmark = pytest.mark.skipif(not EXECUTABLE and not REQUIRED, reason="no Chromium here: apt-get install chromium, or set CHROMIUM to its path")
+WITHOUT = "no Chromium here: apt-get install chromium, or set CHROMIUM to its path"
+pytestmark = pytest.mark.skipif(not EXECUTABLE and not REQUIRED, reason=WITHOUT)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +46,22 @@ def page(browser):
     "A page of 1400 × 1000 pixels that remembers what went wrong on it."
     page = browser.new_page(viewport={"width": 1400, "height": 1000}, color_scheme="light")
     page.errors = []
-    page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+
+    def on_console(message):
+        if message.type == "error": page.errors.append(message.text)
+
+    def on_failure(request):
+        if request.failure == "net::ERR_ABORTED": return  # the page was left before all of it had come
+        page.errors.append(f"{request.url} failed: {request.failure}")
+
+    def on_request(request):
+        if re.match(r"https?://127\.0\.0\.1|data:|blob:|file:", request.url): return
+        page.errors.append(f"asks a network for {request.url}")
+
+    page.on("console", on_console)
     page.on("pageerror", lambda error: page.errors.append(str(error)))
-    # aborted: the page was left before all of it had come
-    page.on("requestfailed", lambda request: page.errors.append(f"{request.url} failed: {request.failure}") if request.failure != "net::ERR_ABORTED" else None)
-    page.on("request", lambda request: page.errors.append(f"asks a network for {request.url}") if not re.match(r"https?://127\.0\.0\.1|data:|blob:|file:", request.url) else None)
+    page.on("requestfailed", on_failure)
+    page.on("request", on_request)
     yield page
     page.close()
 
@@ -62,16 +76,21 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    "JupyterLab on loopback with settings of its own, on a copy of 06_explore, since Lab saves what it runs."
-    folder, port, token = tmp_path_factory.mktemp("lab"), free_port(), secrets.token_hex()
+    "JupyterLab on loopback with settings of its own, on a copy of tutorials/explore, since Lab saves what it runs."
+    folder = tmp_path_factory.mktemp("lab")
+    port = free_port()
+    token = secrets.token_hex()
     (folder / "notebooks").mkdir()
-    shutil.copy(ROOT / "nbs" / "06_explore.ipynb", folder / "notebooks")
-    own = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")}
-    python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    options = ["--allow-root", "--no-browser", "--ip=127.0.0.1", f"--port={port}", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder / 'notebooks'}",
+    shutil.copy(ROOT / "nbs" / "tutorials" / "explore.ipynb", folder / "notebooks")
+    folders = ["JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"]
+    own = {name: str(folder / name.lower()) for name in folders}
+    own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    options = ["--allow-root", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+               f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder / 'notebooks'}",
                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
     with open(folder / "log.txt", "w") as log:
-        server = subprocess.Popen([BIN / "jupyter", "lab", *options], cwd=folder, env={**os.environ, **own, "PYTHONPATH": python_path}, stdout=log, stderr=log)
+        command = [BIN / "jupyter", "lab", *options]
+        server = subprocess.Popen(command, cwd=folder, env={**os.environ, **own}, stdout=log, stderr=log)
     try:
         for _ in range(120):
             try:
@@ -79,7 +98,7 @@ def lab(tmp_path_factory):
                 break
             except OSError: time.sleep(0.5)
         else: raise AssertionError((folder / "log.txt").read_text()[-3000:])
-        yield f"http://127.0.0.1:{port}/lab/tree/06_explore.ipynb?token={token}"
+        yield f"http://127.0.0.1:{port}/lab/tree/explore.ipynb?token={token}"
     finally:
         server.terminate()
         server.wait(30)
@@ -91,17 +110,20 @@ def test_every_widget_follows_its_slider(lab, page):
     expect(idle).to_be_visible(timeout=5 * MINUTES)  # cells that are run before there is a kernel wait for ever
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    explorers, failed = page.locator(".jp-OutputArea .widget-vbox:has(> .widget-html img)"), page.locator(".jp-OutputArea-output", has_text="Traceback (most recent call last)")
+    explorers = page.locator(".jp-OutputArea .widget-vbox:has(> .widget-html img)")
+    failed = page.locator(".jp-OutputArea-output", has_text="Traceback (most recent call last)")
     expect(explorers.nth(4).or_(failed).first).to_be_attached(timeout=10 * MINUTES)
     assert not failed.count(), failed.first.inner_text()
     expect(idle).to_be_visible(timeout=3 * MINUTES)
     assert explorers.count() == 5
     for i in range(5):
-        picture, redrawn = explorers.nth(i).locator(".widget-html img"), False
+        picture = explorers.nth(i).locator(".widget-html img")
+        redrawn = False
         for handle in explorers.nth(i).locator(".noUi-handle:visible").all():
             before = picture.evaluate("image => [image.outerHTML, image.src]")
             handle.focus()
-            handle.press("ArrowRight" if handle.get_attribute("aria-valuenow") != handle.get_attribute("aria-valuemax") else "ArrowLeft")
+            at_its_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
+            handle.press("ArrowLeft" if at_its_end else "ArrowRight")
             expect(picture).not_to_have_js_property("outerHTML", before[0], timeout=MINUTES)
             redrawn |= picture.evaluate("image => image.src") != before[1]
         assert redrawn, f"no slider of widget {i} changes its picture"
@@ -112,7 +134,8 @@ def test_every_widget_follows_its_slider(lab, page):
 @pytest.fixture(scope="module")
 def site():
     "The site, built anew and served on loopback."
-    build = subprocess.run([sys.executable, ROOT / "nbs" / "docs" / "build.py"], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, ROOT / "nbs" / "docs" / "build.py"]
+    build = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert build.returncode == 0, (build.stdout + build.stderr)[-3000:]
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=ROOT / "_docs" / "html")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -136,7 +159,7 @@ def test_every_navigation_link_leads_to_a_page(site, page):
     page.goto(f"{site}/index.html")
     links = page.locator(".sidebar-tree a").evaluate_all("links => links.map(a => a.href)")
     notebooks = {re.sub(r"^\d+_", "", p.stem) for p in (ROOT / "nbs").glob("*.ipynb")} - {"index"}
-    assert {re.sub(r".*/|\.html.*", "", link) for link in links} >= notebooks | {"api", "report"}
+    assert {re.sub(r".*/|\.html.*", "", link) for link in links} >= notebooks | {"api", "latest_report"}
     for link in dict.fromkeys(links):
         page.goto(f"{site}/index.html")
         page.locator(f".sidebar-tree a[href='{link.removeprefix(site + '/')}']").click()
@@ -148,17 +171,23 @@ def test_every_navigation_link_leads_to_a_page(site, page):
 
 
 def test_saved_widgets_show_without_a_kernel(site, page):
-    page.goto(f"{site}/explore.html")
+    page.goto(f"{site}/tutorials/explore.html")
     expect(page.locator(".widget-html img")).to_have_count(5, timeout=MINUTES)
     assert not page.errors
 
 
 def test_dark_mode(site, page):
-    page.goto(f"{site}/explore.html")
-    darkness = lambda: page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).slice(0, 3).map(Number).reduce((a, b) => a + b)")
+    page.goto(f"{site}/tutorials/explore.html")
+
+    def darkness():
+        "The sum of the background's red, green and blue."
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(float(part) for part in re.findall(r"[0-9.]+", colour)[:3])
+
     assert darkness() > 3 * 230
     for _ in range(3):
-        if page.locator("body").get_attribute("data-theme") != "dark": page.locator(".theme-toggle:visible").first.click()
+        if page.locator("body").get_attribute("data-theme") == "dark": break
+        page.locator(".theme-toggle:visible").first.click()
     expect(page.locator("body")).to_have_attribute("data-theme", "dark")
     assert darkness() < 3 * 40
     page.goto(f"{site}/index.html")
@@ -169,7 +198,13 @@ def test_dark_mode(site, page):
 def test_the_site_opens_from_disk(site, page):
     "No server, no network: the first page, a formula, a saved widget and the search."
     html = ROOT / "_docs" / "html"
-    for name, shown in (("index", "h1"), ("simclr", "mjx-container"), ("explore", ".widget-html img"), ("search", "#search-results li a")):
-        page.goto((html / f"{name}.html").as_uri() + ("?q=NT-Xent" if name == "search" else ""))
+    pages = {
+        "index.html": "h1",
+        "simclr.html": "mjx-container",
+        "tutorials/explore.html": ".widget-html img",
+        "search.html?q=NT-Xent": "#search-results li a",
+    }
+    for name, shown in pages.items():
+        page.goto(f"{html.as_uri()}/{name}")
         expect(page.locator(shown).first).to_be_visible(timeout=MINUTES)
     assert not page.errors

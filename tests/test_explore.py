@@ -1,67 +1,85 @@
 "What simseg.explore shows of files that are not there, not done, or still growing."
 import asyncio
-import os
-import shutil
 
 import pytest
-from conftest import ROOT
+from filelock import FileLock
 from PIL import Image
 
 from simseg.core import write_csv, write_json, write_yaml
-from simseg.explore import draw_study, explore_data, explore_predictions, explore_study, explore_views, study_files, study_progress, study_runs
-from simseg.study import check_study, run_dir
+from simseg.explore import draw_study, explore_data, explore_predictions, explore_study, explore_views
+from simseg.study import check_study, run_dir, study_files, study_progress, study_runs
 
-SETTINGS = {"image_size": 32, "label_ratios": [0.8, 0.2], "seeds": [0], "seeds_at": {0.2: [0, 1]}, "encoders": {"scratch": None, "animals": {"dataset": "synthetic"}},
-            "recipes": {"frozen": {"freeze_encoder": True, "encoders": ["animals"], "label_ratios": [0.2]}}, "simclr": {"epochs": 3}, "unet": {"dataset": "synthetic", "epochs": 4}}
+STUDY = {
+    "name": "begun", "image_size": 32, "label_ratios": [0.8, 0.2], "seeds": [0], "seeds_at": {0.2: [0, 1]},
+    "encoders": {"scratch": None, "animals": {"dataset": "synthetic"}},
+    "recipes": {"frozen": {"freeze_encoder": True, "encoders": ["animals"], "label_ratios": [0.2]}},
+    "simclr": {"epochs": 3}, "unet": {"dataset": "synthetic", "epochs": 4},
+}
+FILE = "outputs/begun/study.yaml"
+
+
+def write_history(folder, losses):
+    "A history of these validation losses."
+    rows = [{"epoch": i, "loss": 0.5, "val_loss": loss, "val_iou": 0.5} for i, loss in enumerate(losses, 1)]
+    write_csv(folder / "history.csv", rows)
 
 
 @pytest.fixture
-def running():
-    "A study whose first pretraining is done and whose first cell has had two epochs of four."
-    study = check_study({"name": f"test-explore-{os.getpid()}", **SETTINGS})
-    folder = ROOT / "outputs" / study["name"]
-    write_yaml(folder / "study.yaml", study)
-    pretraining, cell = ROOT / run_dir(study, "simclr", "animals", 0), ROOT / run_dir(study, "unet", "scratch", 0, 0.8)
-    write_csv(pretraining / "history.csv", [{"epoch": e, "loss": 5 - e, "val_loss": 5 - e} for e in (1, 2, 3)])
+def begun(workplace):
+    "A study whose first pretraining is done, and whose first cell is running and has had two epochs of four."
+    study = check_study(STUDY)
+    write_yaml(workplace / FILE, study)
+    pretraining = workplace / run_dir(study, "simclr", "animals", 0)
+    write_history(pretraining, [4.0, 3.0, 2.0])
     write_json(pretraining / "metrics.json", {"loss": 2})
-    write_csv(cell / "history.csv", [{"epoch": e, "loss": 0.5, "val_loss": 0.6 - 0.1 * e, "val_iou": 0.5} for e in (1, 2)])
-    yield study, f"outputs/{study['name']}/study.yaml", cell
-    shutil.rmtree(folder)
+    write_json(pretraining / "state.json", {"state": "done"})
+    cell = workplace / run_dir(study, "unet", "scratch", 0, 0.8)
+    write_history(cell, [0.5, 0.4])
+    write_json(cell / "state.json", {"state": "running"})
+    with FileLock(cell / ".lock"): yield study, cell  # held by a run that is alive
 
 
-def test_a_study_while_it_runs(running):
-    study, file, cell = running
-    table = study_progress(study_runs(study)).set_index(["stage", "arm", "labelled", "seed"])
+def test_a_study_while_it_runs(begun):
+    study, _ = begun
+    runs = study_runs(study)
+    table = study_progress(runs).set_index(["stage", "arm", "labelled", "seed"])
     assert table["state"].value_counts().to_dict() == {"waiting": 8, "trained": 1, "epoch 2 of 4": 1}
     assert table.loc[("unet", "scratch", "80%", 0), "val_loss"] == pytest.approx(0.4)
-    explorer = explore_study(file)
-    assert "of 10 runs 8 waiting" in explorer.view.value and "1 trained" in explorer.view.value and "1 running" in explorer.view.value
-    assert explorer.controls["ratio"].options == (("20%", 0.2), ("80%", 0.8)) and file in study_files()
-    assert "0 of 8 cells" == draw_study(study, study_runs(study), 0.2).axes[2].get_title()
+    explorer = explore_study(FILE)
+    for words in ("of 10 runs 8 waiting", "1 trained", "1 running"): assert words in explorer.view.value
+    assert explorer.controls["ratio"].options == (("20%", 0.2), ("80%", 0.8))
+    assert FILE in study_files()
+    assert draw_study(study, runs, 0.2).axes[2].get_title() == "0 of 8 cells"
 
 
-def test_following_reads_the_files_again(running):
-    _, file, cell = running
+async def until(condition, seconds: float = 300):
+    "Wait for a condition; that long only where it never comes true."
+    async def wait():
+        while not condition(): await asyncio.sleep(0.02)
+    await asyncio.wait_for(wait(), seconds)
+
+
+def test_following_reads_the_files_again(begun):
+    "A box to tick, and no button to press: the picture follows the files until the box is cleared."
+    _, cell = begun
 
     async def follow():
-        explorer = explore_study(file, seconds=0.05)
-        before, box = explorer.view.value, explorer.children[0].children[-1]
+        explorer = explore_study(FILE, seconds=0.05)
+        box = explorer.children[0].children[-1]
         box.value = True
-        write_csv(cell / "history.csv", [{"epoch": e, "loss": 0.5, "val_loss": 0.3, "val_iou": 0.5} for e in (1, 2, 3)])
-        for _ in range(600):
-            await asyncio.sleep(0.1)
-            if explorer.view.value != before: break
+        write_history(cell, [0.5, 0.4, 0.3])
+        await until(lambda: "epoch 3 of 4" in explorer.view.value)
         box.value = False
-        return explorer.view.value
+        await until(explorer.task.done)
 
-    assert "epoch 3 of 4" in asyncio.run(follow())
+    asyncio.run(follow())
 
 
-def test_what_cannot_be_shown_is_said_in_a_sentence(running):
-    _, file, _ = running
-    with pytest.raises(ValueError, match="has no evaluated models yet; run it first"): explore_predictions(file)
+def test_what_cannot_be_shown_is_said_in_a_sentence(begun):
+    with pytest.raises(ValueError, match="has no evaluated models yet; run it first"): explore_predictions(FILE)
     missing = explore_data("cifar10", data_root="/nowhere")
-    assert "role='alert'" in missing.view.value and "has no folder cifar10" in missing.view.value
+    assert "role='alert'" in missing.view.value
+    assert "has no folder cifar10" in missing.view.value
     missing.controls["dataset"].value = "synthetic"
     assert "<img alt='synthetic: 512 images" in missing.view.value
     missing.controls["part"].value = "near-duplicates"
@@ -70,9 +88,12 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(running):
 
 def test_a_smaller_data_set_than_the_slider_was_at(tmp_path):
     for i in range(3): Image.new("RGB", (40, 40), (80 * i, 0, 0)).save(tmp_path / f"{i}.png")
-    for explorer, place in ((explore_views(str(tmp_path)), "image"), (explore_data(str(tmp_path)), "page")):
+    places = {"image": (explore_views, 2), "page": (explore_data, 0)}
+    for name, (explore, last) in places.items():
+        explorer = explore(str(tmp_path))
+        place = explorer.controls[name]
         explorer.controls["dataset"].value = "synthetic"
-        explorer.controls[place].value = explorer.controls[place].max
+        place.value = place.max
         explorer.controls["dataset"].value = str(tmp_path)
-        assert explorer.controls[place].value == explorer.controls[place].max == (2 if place == "image" else 0)
+        assert place.value == place.max == last
         assert "<img alt=" in explorer.view.value

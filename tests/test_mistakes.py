@@ -1,4 +1,7 @@
-"One test for each mistake of the published study's code; each fails on the mistake."
+"""One test for each mistake of the published study's code, and for mistakes that this library could make unnoticed.
+
+Each fails on the mistake.
+"""
 import json
 
 import datasets
@@ -6,17 +9,29 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import small
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torchmetrics.classification import BinaryJaccardIndex
 
+from simseg import evaluation, report, unet
 from simseg.augmentations import normalise, random_views, two_views
-from simseg.core import make_accelerator, parameter_defaults
-from simseg.data import draw_synthetic, load_data, load_pairs, split_data
-from simseg.evaluation import evaluate, load_model
-from simseg.simclr import SimCLR, make_optimizer, nt_xent, save_encoder
-from simseg.unet import count_batch, make_unet, run_unet, summarise
+from simseg.core import make_accelerator
+from simseg.data import load_data, load_pairs, split_data
+from simseg.evaluation import evaluate, find_objects, run_evaluation, show_overlays
+from simseg.figures import overlay_batch
+from simseg.masks import count_batch, make_targets, summarise
+from simseg.simclr import SimCLR, make_optimizer, nt_xent, run_simclr, validate
+from simseg.study import check_study, evaluation_params, study_data, unet_params
+from simseg.synthetic import draw_synthetic
+from simseg.transfer import save_encoder
+from simseg.unet import load_model, make_unet, run_unet
 
+
+def read_json(path): return json.loads(path.read_text())
+
+
+# The six of the published study
 
 def test_1_an_encoder_arrives_whole_or_the_run_stops(tmp_path):
     "Weights saved as `conv1…` were loaded into `encoder.conv1…` with strict=False: nothing arrived."
@@ -26,9 +41,12 @@ def test_1_an_encoder_arrives_whole_or_the_run_stops(tmp_path):
     arrived = make_unet(str(tmp_path), "resnet18").encoder.state_dict()
     assert all(torch.equal(value, arrived[key]) for key, value in encoder.state_dict().items())
     state = load_file(tmp_path / "encoder.safetensors")
-    for wrong in ({f"encoder.{k}": v for k, v in state.items()}, {k: v for k, v in state.items() if k != "bn1.running_var"}):
+    renamed = {f"encoder.{key}": value for key, value in state.items()}
+    incomplete = {key: value for key, value in state.items() if key != "bn1.running_var"}
+    for wrong in (renamed, incomplete):
         save_file(wrong, tmp_path / "wrong.safetensors")
-        with pytest.raises(ValueError, match="does not fit this encoder"): make_unet(str(tmp_path / "wrong.safetensors"), "resnet18")
+        with pytest.raises(ValueError, match="does not fit this encoder"):
+            make_unet(str(tmp_path / "wrong.safetensors"), "resnet18")
 
 
 def test_2_nt_xent_does_not_see_lengths():
@@ -38,35 +56,49 @@ def test_2_nt_xent_does_not_see_lengths():
     torch.testing.assert_close(nt_xent(first * lengths, second * 30), nt_xent(first, second))
 
 
+def write_cifar10(folder, pictures):
+    "Pictures (N, S, S, 3) as the hub's CIFAR-10 has them, each with a label of its own."
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
+    columns = {"img": [datasets.Image().encode_example(p) for p in pictures], "label": list(range(len(pictures)))}
+    folder.mkdir()
+    rows = datasets.Dataset.from_dict(columns, features=features)
+    rows.to_parquet(folder / "train-00000-of-00001.parquet")
+
+
 def test_3_both_views_are_views_of_the_image(tmp_path):
     "On CIFAR-10 the two 'views' were the image and its label."
     pictures = draw_synthetic(8, 32).images.transpose(0, 2, 3, 1)
-    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
-    rows = datasets.Dataset.from_dict({"img": [datasets.Image().encode_example(p) for p in pictures], "label": list(range(8))}, features=features)
-    (tmp_path / "cifar10").mkdir()
-    rows.to_parquet(tmp_path / "cifar10" / "train-00000-of-00001.parquet")
+    write_cifar10(tmp_path / "cifar10", pictures)
     data = load_data("cifar10", 32, str(tmp_path))
-    assert np.array_equal(data.images.transpose(0, 2, 3, 1), pictures) and data.labels.tolist() == list(range(8))
+    assert np.array_equal(data.images.transpose(0, 2, 3, 1), pictures)
+    assert data.labels.tolist() == list(range(8))
     images = torch.from_numpy(np.array(data.images))
-    both = two_views(images, torch.Generator().manual_seed(0), jitter_strength=0.0, blur=False, min_scale=1.0).chunk(2)
-    for view in both:  # with no jitter or blur and the largest crops, a view's colours are its image's, but for one in five that is grey
-        near = [(view[i].mean((1, 2)) - normalise(images)[i].mean((1, 2))).abs().max() < 0.2 for i in range(8)]
-        assert sum(near) >= 5 and view.shape == images.shape
-    assert not torch.equal(*both)
+    generator = torch.Generator().manual_seed(0)
+    first, second = two_views(images, generator, jitter_strength=0.0, blur=False, min_scale=1.0).chunk(2)
+    colours = normalise(images).mean((2, 3))
+    for view in (first, second):
+        # without jitter and blur, and with the largest crops, a view's colours are its image's, but for those made grey
+        near = (view.mean((2, 3)) - colours).abs().amax(1) < 0.2
+        assert near.sum() >= 5
+        assert view.shape == images.shape
+    assert not torch.equal(first, second)
 
 
 def test_4_lars_leaves_out_batch_norm_and_biases():
     "LARS was told to leave out batch norm and bias by TensorFlow's names, and never did."
     model = SimCLR("resnet18")
-    excluded = {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()} | {id(p) for n, p in model.named_parameters() if n.endswith("bias")}
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    left_out = {id(p) for module in norms for p in module.parameters()}
+    left_out |= {id(p) for name, p in model.named_parameters() if name.endswith("bias")}
     optimizer = make_optimizer(model, "lars", 0.3, 1e-6)
-    plain = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]}
-    assert plain == excluded and not any(group["always_adapt"] for group in optimizer.param_groups)
+    plain = [group for group in optimizer.param_groups if group["weight_decay"] == 0]
+    assert {id(p) for group in plain for p in group["params"]} == left_out
+    assert not any(group["always_adapt"] for group in optimizer.param_groups)
     before = [p.detach().clone() for p in model.parameters()]
     for p in model.parameters(): p.grad = torch.full_like(p, 2.0)
     optimizer.step()
     for p, old in zip(model.parameters(), before):
-        if id(p) in excluded: torch.testing.assert_close(p.data, old - 0.6)
+        if id(p) in left_out: torch.testing.assert_close(p.data, old - 0.6)
         else: assert (p - old).abs().max() < 0.1  # adapted: a step of 0.0003 of the weights' length
 
 
@@ -74,26 +106,153 @@ def test_4_lars_leaves_out_batch_norm_and_biases():
 def test_5_iou_is_that_of_all_pixels_at_probability_one_half(batch_size):
     "IoU was computed on logits cut to integers (logit 1, not probability 0.5), and averaged over batches."
     generator = torch.Generator().manual_seed(0)
-    targets = (torch.rand(64, 1, 12, 12, generator=generator) < torch.rand(64, 1, 1, 1, generator=generator)).long()
+    shares = torch.rand(64, 1, 1, 1, generator=generator)
+    targets = (torch.rand(64, 1, 12, 12, generator=generator) < shares).long()
     logits = torch.randn(64, 1, 12, 12, generator=generator) + targets  # many between 0 and 1
-    ours = summarise(pd.concat([count_batch(*part) for part in zip(logits.split(batch_size), targets.split(batch_size))]))
+    parts = zip(logits.split(batch_size), targets.split(batch_size))
+    ours = summarise(pd.concat([count_batch(*part) for part in parts]))
     assert ours["iou"] == pytest.approx(BinaryJaccardIndex()(logits.sigmoid(), targets).item(), rel=1e-6)
+
+
+def validated(folder, border="pet") -> dict:
+    "Metrics of a run's model/ on the run's validation images, counted as the evaluation counts."
+    data = load_pairs("synthetic", 32, max_images=64)
+    model, _ = load_model(folder / "model")
+    return summarise(evaluate(model, data, split_data(data, 0.8).val, make_accelerator("cpu", "fp32"), border))
 
 
 @pytest.mark.parametrize("loss, border", [("bce", "pet"), ("dice", "background"), ("focal", "pet"), ("bce", "ignore")])
 def test_6_what_chose_the_model_is_what_is_reported(loss, border, tmp_path):
     "The model chosen and the figures reported came from code paths that differ."
-    params = {**parameter_defaults("03_unet"), "loss": loss, "border": border, "max_images": 64, "epochs": 2, "precision": "fp32", "device": "cpu", "out_dir": str(tmp_path)}
-    run_unet(params)
-    chosen = json.loads((tmp_path / "metrics.json").read_text())
-    data = load_pairs("synthetic", 32, max_images=64)
-    model, _ = load_model(tmp_path / "model")
-    reported = summarise(evaluate(model, data, split_data(data, 0.8).val, make_accelerator("cpu", "fp32"), border))
+    run_unet(small("unet", tmp_path, loss=loss, border=border, epochs=2, precision="fp32"))
+    chosen = read_json(tmp_path / "metrics.json")
+    reported = validated(tmp_path, border)
     assert reported[f"{loss}_loss"] == pytest.approx(chosen["val_loss"], rel=1e-4)
     assert reported["iou"] == pytest.approx(chosen["val_iou"], rel=1e-4)
 
 
+# And others
+
 def test_views_of_a_batch_differ_image_by_image():
     "torchvision's v2 transforms draw one set of parameters for a whole batch."
     image = torch.from_numpy(draw_synthetic(1, 32).images).expand(16, -1, -1, -1)
-    assert len(torch.unique(random_views(image, torch.Generator().manual_seed(0)).flatten(1), dim=0)) == 16
+    views = random_views(image, torch.Generator().manual_seed(0))
+    assert len(torch.unique(views.flatten(1), dim=0)) == 16
+
+
+@pytest.mark.parametrize("stop_after", [0, 2], ids=["at once", "in two sittings"])
+def test_the_epoch_kept_is_the_best_and_not_the_last(stop_after, tmp_path, monkeypatch):
+    "The last epoch spoils the model, so a run shows it that keeps its last weights, or forgets the best when stopped."
+    true_epoch = unet.train_epoch
+    calls = []
+
+    def train_epoch(model, *rest):
+        loss = true_epoch(model, *rest)
+        calls.append(loss)
+        if len(calls) == 3: model.segmentation_head[0].bias.data += 20.0
+        return loss
+
+    monkeypatch.setattr(unet, "train_epoch", train_epoch)
+    params = small("unet", tmp_path, epochs=3, stop_after=stop_after, precision="fp32")
+    for _ in range(2): history = run_unet(params)
+    kept = read_json(tmp_path / "metrics.json")
+    assert kept["best_epoch"] < 3
+    assert kept["val_loss"] < history[2]["val_loss"] / 2
+    assert validated(tmp_path)["bce_loss"] == pytest.approx(kept["val_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("place", ["notebook", "library"])
+def test_a_frozen_encoder_stays_as_it_was_bit_for_bit(place, papermill, tmp_path):
+    """Left in training mode, its batch-norm statistics would move though no weight does.
+
+    A batch job runs what its notebook defines; everything else what the library holds.
+    """
+    run_simclr(small("simclr", tmp_path / "simclr", epochs=1))
+    changed = {"encoder": str(tmp_path / "simclr"), "freeze_encoder": True, "epochs": 2}
+    params = small("unet", tmp_path / "unet", **changed)
+    if place == "library": run_unet(params)
+    else:
+        run = papermill("09_unet", **{name: value for name, value in params.items() if value != ""})
+        assert run.returncode == 0, run.stderr[-2000:]
+    before = load_file(tmp_path / "simclr" / "encoder.safetensors")
+    after = load_file(tmp_path / "unet" / "model" / "model.safetensors")
+    arrived = {key.removeprefix("encoder."): value for key, value in after.items() if key.startswith("encoder.")}
+    assert arrived.keys() == before.keys()
+    for key, value in before.items(): assert torch.equal(value, arrived[key]), key
+
+
+class MeanColour(nn.Module):
+    "An encoder to check others by: it sees nothing but an image's mean colour."
+
+    def forward(self, x): return x.mean((2, 3))
+
+
+def test_validation_compares_the_two_views_of_one_image():
+    "Of partners that are shuffled, loss and alignment would tell of other images."
+    colours = torch.randint(0, 256, (16, 3, 1, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = colours.expand(-1, -1, 32, 32).contiguous()  # of one colour each, which no crop changes
+    generator = torch.Generator().manual_seed(0)
+    unchanged = {"jitter_strength": 0.0, "blur": False, "grey_probability": 0.0}
+    found = validate(MeanColour(), images, torch.arange(16), 8, 0.1, generator, **unchanged)
+    z = normalise(images).mean((2, 3))
+    expected = torch.stack([nt_xent(part, part, 0.1) for part in z.split(8)]).mean().item()
+    assert found["val_loss"] == pytest.approx(expected, rel=1e-4)
+    assert found["alignment"] < 1e-6
+
+
+# A study that does not cut at one half: what is shown has to be what was counted.
+
+@pytest.fixture
+def strict_study(workplace):
+    "A study of one cell, run, whose evaluation cuts at 0.7."
+    study = check_study({
+        "name": "strict", "device": "cpu", "precision": "fp32", "image_size": 32, "label_ratios": [0.5], "seeds": [0],
+        "encoders": {"scratch": None}, "unet": {"dataset": "synthetic", "max_images": 64, "epochs": 1},
+        "evaluation": {"threshold": 0.7},
+    })
+    cell = ("scratch", 0.5, 0)
+    run_unet(unet_params(study, *cell))
+    _, counts = run_evaluation(evaluation_params(study, *cell))
+    return study, counts
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    "The pictures that are handed to `show_images`, figure by figure."
+    figures = []
+
+    def show_images(pictures, *rest, **how):
+        figures.append(np.asarray(pictures))
+        return true_show_images(pictures, *rest, **how)
+
+    true_show_images = report.show_images
+    for module in (report, evaluation): monkeypatch.setattr(module, "show_images", show_images)
+    return figures
+
+
+def test_what_is_shown_is_cut_where_the_study_cuts(shown, strict_study):
+    study, counts = strict_study
+    assert len(shown) == 2  # overlays.png and worst.png
+    data, part = study_data(study)
+    params = evaluation_params(study, "scratch", 0.5, 0)
+    accelerator = make_accelerator("cpu", "fp32")
+    model, _ = load_model(params["model_dir"])
+    model = model.to(memory_format=torch.channels_last)
+    found = find_objects(model, data, part.test, accelerator, 0.7)
+    at_one_half = find_objects(model, data, part.test, accelerator, 0.5)
+    assert (found.sum((1, 2)) < at_one_half.sum((1, 2))).any(), "the threshold has no say here, so nothing is tested"
+    assert found.sum((1, 2)).tolist() == (counts["tp"] + counts["fp"]).tolist()
+    targets = make_targets(torch.from_numpy(data.masks[part.test]))[:, 0].numpy()
+    expected = overlay_batch(data.images[part.test], found, targets)
+    worst = counts["iou"].argsort().to_numpy()[:8]
+    assert np.array_equal(shown[1][8:], expected[worst])
+    report.show_predictions(study, 0.5, len(part.test))
+    show_overlays(model, data, counts, part.test, accelerator, threshold=0.7)
+    for pictures in shown[2:]: assert np.array_equal(pictures[len(part.test):], expected)
+    assert len(shown) == 4
+
+
+def test_a_threshold_that_is_no_probability_is_refused_before_anything_runs():
+    study = {"name": "wrong", "label_ratios": [0.5], "seeds": [0], "encoders": {"scratch": None}}
+    sentence = "threshold=1.5 is out of range; it must be above 0 and at most 1"
+    with pytest.raises(ValueError, match=sentence): check_study({**study, "evaluation": {"threshold": 1.5}})

@@ -1,5 +1,6 @@
 "The command `simseg predict`, as a user starts it."
 import os
+import re
 import shutil
 import subprocess
 
@@ -7,32 +8,34 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from conftest import BIN
+from conftest import BIN, small
 from PIL import Image
 
-from simseg.core import make_accelerator, parameter_defaults
-from simseg.data import draw_synthetic
-from simseg.evaluation import load_model
+from simseg.core import make_accelerator
 from simseg.predict import predict, predict_files
-from simseg.unet import predict_batches, run_unet
+from simseg.synthetic import draw_synthetic
+from simseg.unet import load_model, predict_batches, run_unet
 
 TURNED = 6  # EXIF orientation: the camera was held upright, the pixels lie on their side
+
+
+def as_pictures(images): return [Image.fromarray(image.transpose(1, 2, 0)) for image in images]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     "A model's folder alone, moved away from its run."
     folder = tmp_path_factory.mktemp("trained")
-    run_unet({**parameter_defaults("03_unet"), "max_images": 64, "epochs": 1, "device": "cpu", "out_dir": str(folder / "run")})
+    run_unet(small("unet", folder / "run", epochs=1))
     return shutil.move(folder / "run" / "model", folder / "model")
 
 
 @pytest.fixture
 def photos(tmp_path):
-    "A folder as people have them: sizes, modes and endings mixed, one picture turned by its EXIF entry, another file among them."
+    "A folder as people have them: sizes, modes and endings mixed, one picture turned by EXIF, another file among them."
     folder = tmp_path / "photos"
     (folder / "trip").mkdir(parents=True)
-    first, second, third, fourth = (Image.fromarray(i.transpose(1, 2, 0)) for i in draw_synthetic(4, 90).images)
+    first, second, third, fourth = as_pictures(draw_synthetic(4, 90).images)
     exif = Image.Exif()
     exif[0x0112] = TURNED
     first.resize((150, 90)).save(folder / "turned.JPG", exif=exif)
@@ -44,61 +47,96 @@ def photos(tmp_path):
 
 
 def simseg(folder, *arguments):
-    return subprocess.run([BIN / "simseg", *map(str, arguments)], cwd=folder, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    "The command, in a folder."
+    command = [BIN / "simseg", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 
 def test_a_folder_of_photos(model, photos, tmp_path):
     "Paths count from the working directory; each mask has its image's size, upright."
-    run = simseg(tmp_path, "predict", "photos", "--model", os.path.relpath(model, tmp_path), "--out", "masks", "--batch-size", 3)
+    place = os.path.relpath(model, tmp_path)
+    run = simseg(tmp_path, "predict", "photos", "--model", place, "--out", "masks", "--batch-size", 3)
     assert run.returncode == 0, run.stderr[-2000:]
     assert "4 mask(s) written to masks" in run.stdout
-    sizes = {"turned.png": (90, 150), "trip/grey.png": (31, 77), "trip/with.dots.png": (90, 90), "palette.png": (640, 480)}
-    assert {p.relative_to(tmp_path / "masks").as_posix() for p in (tmp_path / "masks").rglob("*.png")} == set(sizes)
+    out = tmp_path / "masks"
+    sizes = {
+        "turned.png": (90, 150), "trip/grey.png": (31, 77), "trip/with.dots.png": (90, 90), "palette.png": (640, 480),
+    }
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == set(sizes)
     for name, size in sizes.items():
-        mask, overlay = tmp_path / "masks" / name, (tmp_path / "masks" / name).with_suffix(".overlay.jpg")
-        assert Image.open(mask).size == Image.open(overlay).size == size and set(np.unique(Image.open(mask))) <= {0, 255}
+        mask = Image.open(out / name)
+        assert mask.size == size
+        assert set(np.unique(mask)) <= {0, 255}
+        assert Image.open((out / name).with_suffix(".overlay.jpg")).size == size
 
 
 def test_one_unreadable_image_is_named_and_the_rest_predicted(model, photos, tmp_path):
     (photos / "trip" / "torn.jpg").write_bytes((photos / "turned.JPG").read_bytes()[:400])
-    run = simseg(tmp_path, "predict", photos, photos / "turned.JPG", "--model", model, "--out", "masks", "--no-overlay")
-    assert run.returncode == 1 and "torn.jpg cannot be read as an image" in run.stderr and "Traceback" not in run.stderr
+    arguments = [photos, photos / "turned.JPG", "--model", model, "--out", "masks", "--no-overlay"]
+    run = simseg(tmp_path, "predict", *arguments)
+    assert run.returncode == 1
+    assert "torn.jpg cannot be read as an image" in run.stderr
+    assert "Traceback" not in run.stderr
     assert len(list((tmp_path / "masks").rglob("*.*"))) == 4
 
 
-def test_a_mistake_ends_in_one_sentence(model, photos, tmp_path):
+def test_a_folder_without_a_model_ends_in_one_sentence(photos, tmp_path):
     run = simseg(tmp_path, "predict", "photos", "--model", "nothing", "--out", "masks")
-    assert run.returncode == 2 and run.stderr == f"simseg: There is no model in {tmp_path}/nothing (config.json is missing); give the folder model/ that 03_unet wrote.\n"
+    assert run.returncode == 2
+    place = re.escape(f"{tmp_path}/nothing")
+    assert re.fullmatch(rf"simseg: There is no model in {place} .*that 09_unet wrote\.\n", run.stderr)
+
+
+@pytest.mark.parametrize("images, out, message", [
+    ("none.jpg", "masks", "no image or folder .*none.jpg"),
+    ("empty", "masks", "holds no images"),
+    ("photos", "masks", "turned.(JPG|bmp) and .*turned.(JPG|bmp) would both write"),
+    ("photos/trip", "photos/trip/masks", "would come among the images of .*trip;"),
+    ("photos/trip/grey.png", "photos/trip", "would come among the images of .*grey.png"),
+])
+def test_images_that_cannot_be_predicted_there_are_named(images, out, message, model, photos, tmp_path):
     (tmp_path / "empty").mkdir()
     shutil.copy(photos / "palette.bmp", photos / "turned.bmp")
-    for images, out, message in (
-        (["none.jpg"], "masks", "no image or folder .*none.jpg"), (["empty"], "masks", "holds no images"),
-        (["photos"], "masks", "turned.JPG and .*turned.bmp would both write|turned.bmp and .*turned.JPG would both write"),
-        (["photos/trip"], "photos/trip/masks", "would come among the images of .*trip;"), (["photos/trip/grey.png"], "photos/trip", "would come among the images of .*grey.png"),
-    ):
-        with pytest.raises((ValueError, FileNotFoundError), match=message): predict_files([tmp_path / p for p in images], model, tmp_path / out)
-    for bad, message in (({"threshold": 0.0}, "threshold=0.0 is out of range"), ({"batch_size": 0}, "batch_size=0"), ({"image_size": 50}, "multiple of 32"), ({"device": "gpu"}, "choose one of auto")):
-        with pytest.raises(ValueError, match=message): list(predict([Image.new("RGB", (9, 9))], model, **bad))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        predict_files([tmp_path / images], model, tmp_path / out)
     assert not (tmp_path / "masks").exists()
 
 
+@pytest.mark.parametrize("bad, message", [
+    ({"threshold": 0.0}, "threshold=0.0 is out of range"),
+    ({"batch_size": 0}, "batch_size=0"),
+    ({"image_size": 50}, "multiple of 32"),
+    ({"device": "gpu"}, "choose one of auto"),
+])
+def test_bad_options_are_named(bad, message, model):
+    with pytest.raises(ValueError, match=message): list(predict([Image.new("RGB", (9, 9))], model, **bad))
+
+
 def test_a_prediction_is_what_evaluation_counts(model):
-    "At the model's own size, bit for bit; so what 04_evaluation reports holds for `simseg predict`."
+    "At the model's own size; so what 10_evaluation reports holds for `simseg predict`."
     images = draw_synthetic(6, 32).images
     network, _ = load_model(model)
-    (_, logits), = predict_batches(network, torch.from_numpy(images), torch.arange(6), make_accelerator("cpu", "fp32"))
-    found = predict([Image.fromarray(i.transpose(1, 2, 0)) for i in images], model, device="cpu", precision="fp32")
-    for i, prediction in enumerate(found): np.testing.assert_allclose(prediction.probability, logits[i, 0].sigmoid().numpy(), atol=1e-5)
+    accelerator = make_accelerator("cpu", "fp32")
+    ((_, logits),) = predict_batches(network, torch.from_numpy(images), torch.arange(6), accelerator)
+    found = predict(as_pictures(images), model, device="cpu", precision="fp32")
+    for i, prediction in enumerate(found):
+        np.testing.assert_allclose(prediction.probability, logits[i, 0].sigmoid().numpy(), atol=1e-5)
 
 
 def test_a_model_of_smps_own(tmp_path):
     "Any folder of `save_pretrained` will do, once the image size is said; more classes than one are refused."
     smp.Unet("resnet18", encoder_weights=None, classes=1, activation="sigmoid").save_pretrained(tmp_path / "smp")
     config = tmp_path / "smp" / "config.json"
-    config.write_text(config.read_text().replace('"encoder_weights": null', '"encoder_weights": "imagenet"'))  # which are not downloaded
+    text = config.read_text()
+    assert '"encoder_weights": null' in text
+    config.write_text(text.replace('"encoder_weights": null', '"encoder_weights": "imagenet"'))  # are not downloaded
     photo = Image.new("RGB", (50, 40))
-    with pytest.raises(ValueError, match="has no preprocessing.json, so say with image_size"): next(predict([photo], tmp_path / "smp"))
+    with pytest.raises(ValueError, match="has no preprocessing.json, so say with image_size"):
+        next(predict([photo], tmp_path / "smp"))
     found = next(predict([photo], tmp_path / "smp", image_size=64, precision="fp32"))
-    assert found.mask.shape == (40, 50) and 0 < found.probability.min() and found.probability.max() < 1
+    assert found.mask.shape == (40, 50)
+    assert 0 < found.probability.min()
+    assert found.probability.max() < 1
     smp.Unet("resnet18", encoder_weights=None, classes=3).save_pretrained(tmp_path / "three")
     with pytest.raises(ValueError, match="has 3 classes"): next(predict([photo], tmp_path / "three", image_size=64))

@@ -4,50 +4,55 @@ import re
 import shutil
 import subprocess
 
+import nbformat
 import pandas as pd
 import pytest
 import yaml
-from conftest import BIN, ROOT
+from conftest import BIN, ROOT, with_our_commands
 
+from simseg.batch import batch_cells
 from simseg.core import check_known, check_types, parameter_defaults
-from simseg.study import UNTRAINED, check_study, simclr_params, split_arm, study_cells, unet_params
+from simseg.study import check_study, pretrainings, simclr_params, study_cells, unet_params
+
+PARAMS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "params").glob("*.yaml"))}
+STUDIES = [name for name, values in PARAMS.items() if "encoders" in values]
+SINGLE_RUNS = [name for name in PARAMS if name not in STUDIES]  # each named after its stage: simclr_cifar10
 
 
 def snakemake(*arguments):
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    return subprocess.run([BIN / "snakemake", "--cores", "2", "--nolock", *arguments], cwd=ROOT, capture_output=True, text=True, env=environment)
+    "The command of the README, and what it printed."
+    command = [BIN / "snakemake", "--cores", "2", *arguments]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=with_our_commands())
+    return run.returncode, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("name", ["quickstart", "pets-small", "pets-pretraining-small", "pets-recipes", "pets", "pets-best", "pets-pretraining"])
+@pytest.mark.parametrize("name", STUDIES)
 def test_study_files_are_whole(name):
-    study = check_study(yaml.safe_load((ROOT / "params" / f"{name}.yaml").read_text()))
-    assert study["name"] == name and len(study_cells(study)) >= 9
-    for arm, ratio, seed in study_cells(study):
-        check_types(unet_params(study, arm, ratio, seed), parameter_defaults("03_unet"))
-        encoder, _ = split_arm(arm)
-        if encoder not in UNTRAINED: check_types(simclr_params(study, encoder, seed), parameter_defaults("02_simclr"))
+    study = check_study(PARAMS[name])
+    assert study["name"] == name
+    assert len(study_cells(study)) >= 9
+    for cell in study_cells(study): check_types(unet_params(study, *cell), parameter_defaults("unet"))
+    for run in pretrainings(study): check_types(simclr_params(study, *run), parameter_defaults("simclr"))
 
 
-@pytest.mark.parametrize("name, notebook", [("simclr_cifar10", "02_simclr"), ("simclr_cats_vs_dogs", "02_simclr"), ("unet_pets", "03_unet"), ("unet_pets_small", "03_unet")])
-def test_single_cell_files_fit_their_notebook(name, notebook):
-    values, defaults = yaml.safe_load((ROOT / "params" / f"{name}.yaml").read_text()), parameter_defaults(notebook)
-    check_known(f"parameter of {notebook}", values, defaults)
-    check_types(values, defaults)
+@pytest.mark.parametrize("name", SINGLE_RUNS)
+def test_files_of_a_single_run_fit_their_notebook(name):
+    stage, _, _ = name.partition("_")
+    defaults = parameter_defaults(stage)
+    check_known(f"parameter of {stage}", PARAMS[name], defaults)
+    check_types(PARAMS[name], defaults)
 
 
 def test_a_mistyped_study_stops_before_anything_runs(tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text("name: mistyped\nencoders: {scratch: }\nlabel_ratios: [0.2]\nseeds: [0]\nunet: {epoch: 3}\n")
-    run = snakemake("--configfile", file)
-    assert run.returncode != 0 and "did you mean `epochs`?" in run.stdout + run.stderr
+    code, said = snakemake("--configfile", file)
+    assert code != 0
+    assert "did you mean `epochs`?" in said
     assert not (ROOT / "outputs" / "mistyped").exists()
 
 
-def test_a_small_study_from_end_to_end(tmp_path):
-    "A pretrained encoder beside scratch, under two recipes; a report that opens without a network; nothing to do the second time; forced, the same figures."
-    name = f"test-{os.getpid()}"
-    file, out = tmp_path / "study.yaml", ROOT / "outputs" / name
-    file.write_text(f"""
+SMALL_STUDY = """
 name: {name}
 image_size: 32
 encoder_name: resnet18
@@ -57,21 +62,65 @@ encoders: {{scratch: , animals: {{dataset: synthetic}}}}
 recipes: {{frozen: {{freeze_encoder: true, encoders: [animals]}}}}
 simclr: {{max_images: 64, batch_size: 16, epochs: 1}}
 unet: {{dataset: synthetic, max_images: 64, epochs: 1}}
-""")
-    try:
-        run = snakemake("--configfile", file)
-        assert run.returncode == 0, (run.stdout + run.stderr)[-3000:]
-        results = pd.read_csv(out / "results.csv")
-        assert results[["encoder", "recipe"]].values.tolist() == [["scratch", "base"], ["animals", "base"], ["animals", "frozen"]]
-        assert results["iou"].between(0, 1).all() and (results["n_images"] == 13).all()
-        assert pd.read_csv(out / "comparisons.csv")[["first", "second", "recipe"]].values.tolist() == [["animals", "scratch", "base"]]
-        html = (out / "report.html").read_text()
-        assert "Does SimCLR pretraining pay off?" in html and html.count("data:image/png") >= 4
-        assert not re.search(r"(src|href|import|from)[ =(]*[\"']https?://", html)
-        again = snakemake("--configfile", file, "--dry-run")
-        assert "Nothing to be done" in again.stdout + again.stderr
-        metrics = {path: path.read_bytes() for path in out.glob("**/metrics.json")}
-        forced = snakemake("--configfile", file, "--forceall")
-        assert forced.returncode == 0 and len(metrics) == 7
-        assert all(path.read_bytes() == before for path, before in metrics.items())
-    finally: shutil.rmtree(out, ignore_errors=True)
+"""
+
+
+@pytest.fixture
+def small_study(tmp_path):
+    "A study file, and the folder of its results, which is removed at the end."
+    name = f"test-{os.getpid()}"
+    file = tmp_path / "study.yaml"
+    file.write_text(SMALL_STUDY.format(name=name))
+    out = ROOT / "outputs" / name
+    yield file, out
+    shutil.rmtree(out, ignore_errors=True)
+
+
+def assert_tables_are_whole(out):
+    "A pretrained encoder beside scratch, under two recipes."
+    results = pd.read_csv(out / "results.csv")
+    arms = [["scratch", "base"], ["animals", "base"], ["animals", "frozen"]]
+    assert results[["encoder", "recipe"]].values.tolist() == arms
+    assert results["iou"].between(0, 1).all()
+    assert (results["n_images"] == 13).all()
+    comparisons = pd.read_csv(out / "comparisons.csv")
+    assert comparisons[["first", "second", "recipe"]].values.tolist() == [["animals", "scratch", "base"]]
+
+
+def assert_report_stands_alone(out):
+    "It opens without a network, and shows its figures."
+    html = (out / "report.html").read_text()
+    assert "Does SimCLR pretraining pay off?" in html
+    assert html.count("data:image/png") >= 4
+    assert not re.search(r"(src|href|import|from)[ =(]*[\"']https?://", html)
+
+
+def assert_runs_are_whole(out, said):
+    "Each run has a line on the screen, and in its folder what it printed and its notebook, without demonstrations."
+    folders = [path.parent for path in out.glob("**/results.sha256")]
+    assert len(folders) == 7
+    for folder in folders:
+        for name in ("log.txt", "metrics.json", "params.yaml"): assert (folder / name).is_file()
+        cells = nbformat.read(folder / "notebook.ipynb", 4).cells
+        assert batch_cells(cells) == cells
+    assert "epoch 1/1" in (out / "simclr" / "animals" / "seed0" / "log.txt").read_text()
+    for line in (r"simclr +animals seed 0", r"unet +animals-frozen 50% seed 0", r"evaluation +scratch 50% seed 0"):
+        assert re.search(rf"^ *\d/8  {line} ", said, re.MULTILINE), line
+
+
+def test_a_small_study_from_end_to_end(small_study):
+    "Run, there is nothing left to do; removed and run again, every figure is the same to the last byte."
+    file, out = small_study
+    code, said = snakemake("--configfile", file)
+    assert code == 0, said[-3000:]
+    assert_tables_are_whole(out)
+    assert_report_stands_alone(out)
+    assert_runs_are_whole(out, said)
+    _, said = snakemake("--configfile", file, "--dry-run")
+    assert "Nothing to be done" in said
+    before = {path: path.read_bytes() for path in out.glob("**/metrics.json")}
+    shutil.rmtree(out)
+    code, said = snakemake("--configfile", file)
+    assert code == 0, said[-3000:]
+    assert len(before) == 7
+    for path, content in before.items(): assert path.read_bytes() == content, path
