@@ -63,7 +63,7 @@ for file in Path(root).glob("**/results.sha256"):
     if not file.with_name("metrics.json").exists(): file.unlink()
 
 def says_more(record):
-    "What Snakemake itself prints: all of a dry run; else warnings and errors, but for those StudyLines has a sentence for."
+    "What Snakemake itself prints: all of a dry run; else warnings and errors that StudyLines has no sentence for."
     if workflow.dryrun: return True
     known = hasattr(record, "shellcmd") or record.getMessage().startswith("RuleException")
     return record.levelno >= logging.WARNING and not known

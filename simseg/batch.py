@@ -169,7 +169,7 @@ def say(line: str):
     "Print a line at once."
     print(line, flush=True)
 
-
+# %% ../nbs/16_batch.ipynb #af621dbb
 class StudyLines(logging.Handler):
     "One line for each run of a study that ends, well or not."
 

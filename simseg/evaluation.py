@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .core import check_range, make_accelerator, read_json, resolve_path, write_atomic, write_csv
+from .core import check_range, read_json, resolve_path, write_atomic, write_csv
 from .data import ImageData, load_pairs, split_data, to_device
 from .figures import add_overlay_legend, overlay_batch, show_images
 from .masks import check_threshold, decide, image_ious, make_targets, summarise
@@ -65,35 +65,40 @@ def show_overlays(
     targets = make_targets(torch.from_numpy(data.masks[indices]), border)[:, 0].numpy()
     overlays = overlay_batch(data.images[indices], found, targets)
     labels = [f"{data.names[i]}\nIoU {iou:.2f}" for i, iou in zip(indices, counts["iou"])]
-    figure = show_images(np.concatenate([data.images[indices] / 255, overlays]), len(indices), size=1.4, column_labels=labels)
+    pictures = np.concatenate([data.images[indices] / 255, overlays])
+    figure = show_images(pictures, len(indices), size=1.4, column_labels=labels)
     add_overlay_legend(figure)
     return figure
 
 # %% ../nbs/10_evaluation.ipynb #a6e24357
 def check_test_set(params: dict, trained_on: dict):
-    "Raise `ValueError` if the model was trained on the same data set with another test set: it may have seen the images."
+    "Raise `ValueError` if the model was trained on the same data set with another test set."
     if params["dataset"] != trained_on.get("dataset"): return
     for name in TEST_SET:
         if params[name] == trained_on[name]: continue
-        raise ValueError(f"The model was trained with {name}={trained_on[name]!r}, so {name}={params[name]!r} would test it on images that it may have seen.")
+        raise ValueError(f"The model was trained with {name}={trained_on[name]!r}, so {name}={params[name]!r} would "
+                         "test it on images that it may have seen.")
 
 # %% ../nbs/10_evaluation.ipynb #9b798239
 def write_overlays(run: Run, model, data: ImageData, test: np.ndarray, counts: pd.DataFrame):
     "Write overlays.png and worst.png."
     import matplotlib.pyplot as plt
 
-    some = np.sort(np.random.default_rng(run.params["seed"]).choice(len(test), min(8, len(test)), replace=False))
+    border = run.params["border"]
+    threshold = run.params["threshold"]
+    rng = np.random.default_rng(run.params["seed"])
+    some = np.sort(rng.choice(len(test), min(8, len(test)), replace=False))
     worst = counts["iou"].argsort().to_numpy()[:8]
-    for name, rows in (("overlays.png", some), ("worst.png", worst)):
-        figure = show_overlays(model, data, counts.iloc[rows], test[rows], run.accelerator, run.params["border"], run.params["threshold"])
+    for name, rows in {"overlays.png": some, "worst.png": worst}.items():
+        figure = show_overlays(model, data, counts.iloc[rows], test[rows], run.accelerator, border, threshold)
         write_atomic(run.folder / name, lambda path: figure.savefig(path, dpi=110, bbox_inches="tight"))
         plt.close(figure)
 
-
+# %% ../nbs/10_evaluation.ipynb #fb44e202
 def run_evaluation(
     params: dict,  # as the parameters cell of 10_evaluation has them
 ) -> tuple[dict, pd.DataFrame]:  # the metrics, and a row an image
-    "Evaluate on the test images; write metrics.json, per_image.csv, overlays.png, worst.png and params.yaml to `out_dir`."
+    "Evaluate on the test images; write metrics.json, per_image.csv, overlays.png and worst.png to `out_dir`."
     check_threshold(params["threshold"])
     check_range("seed", params["seed"], 0)
     with Run("evaluation", params) as run:

@@ -242,6 +242,7 @@ def plot_history(
     for axis, (label, columns) in zip(axes.flat, shown.items()):
         for column in columns: axis.plot(history["epoch"], history[column], marker=".", label=column)
         axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         if len(columns) > 1: axis.legend()
     figure.tight_layout()
     return figure

@@ -29,7 +29,8 @@ def as_trimap(
     found = np.unique(values)
     if len(found) > 2 or (len(found) == 2 and found[0] != 0):
         shown = ", ".join(str(value) for value in found[:6])
-        raise ValueError(f"The mask {name} holds the values {shown}; a mask is 0 and one other value (several classes are out of scope).")
+        raise ValueError(f"The mask {name} holds the values {shown}; a mask is 0 and one other value "
+                         "(several classes are out of scope).")
     return np.where(values > 0, FOREGROUND, BACKGROUND).astype(np.uint8)
 
 # %% ../nbs/02_masks.ipynb #6ce40b58
@@ -95,7 +96,11 @@ def _loss_named(name: str):
     "One loss by its name."
     from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
 
-    known = {"bce": _bce, "dice": DiceLoss("binary", ignore_index=IGNORED), "focal": FocalLoss("binary", ignore_index=IGNORED)}
+    known = {
+        "bce": _bce,
+        "dice": DiceLoss("binary", ignore_index=IGNORED),
+        "focal": FocalLoss("binary", ignore_index=IGNORED),
+    }
     return known[name]
 
 

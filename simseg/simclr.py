@@ -8,8 +8,8 @@ __all__ = ['OPTIMIZERS', 'COLLAPSED', 'BANK', 'SEEDED', 'dataset', 'data_root', 
            'batch_size', 'epochs', 'warmup_epochs', 'optimizer', 'learning_rate', 'weight_decay', 'val_fraction',
            'seed', 'device', 'precision', 'compile', 'tracker', 'stop_after', 'overwrite', 'out_dir', 'SimCLR',
            'nt_xent', 'make_optimizer', 'make_schedule', 'encode', 'knn_accuracy', 'linear_probe', 'spread',
-           'alignment', 'uniformity', 'validate', 'check_collapse', 'train_epoch', 'classify', 'pretrain',
-           'check_simclr', 'run_simclr']
+           'alignment', 'uniformity', 'validate', 'check_collapse', 'train_epoch', 'classify', 'steps_per_epoch',
+           'pretrain', 'check_simclr', 'last_epoch', 'run_simclr']
 
 # %% ../nbs/08_simclr.ipynb #9c2e6423
 import time
@@ -105,9 +105,12 @@ def encode(
 ) -> np.ndarray:  # (len(indices), features), float32
     "Features of images, not augmented, in evaluation mode."
     encoder.eval()
-    return torch.cat([encoder(normalise(take(images, batch, device))).float().cpu() for batch in indices.split(batch_size)]).numpy()
+    features = []
+    for batch in indices.split(batch_size):
+        features.append(encoder(normalise(take(images, batch, device))).float().cpu())
+    return torch.cat(features).numpy()
 
-
+# %% ../nbs/08_simclr.ipynb #ec26fa7f
 def knn_accuracy(
     bank: np.ndarray,  # (M, D), features of training images
     bank_labels: np.ndarray,  # (M,)
@@ -118,7 +121,8 @@ def knn_accuracy(
     "Accuracy of a k-nearest-neighbour vote by cosine similarity."
     from sklearn.neighbors import KNeighborsClassifier
 
-    return KNeighborsClassifier(min(k, len(bank)), metric="cosine").fit(bank, bank_labels).score(queries, query_labels)
+    neighbours = KNeighborsClassifier(min(k, len(bank)), metric="cosine")
+    return neighbours.fit(bank, bank_labels).score(queries, query_labels)
 
 
 def linear_probe(
@@ -132,7 +136,8 @@ def linear_probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(bank, bank_labels).score(queries, query_labels)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    return probe.fit(bank, bank_labels).score(queries, query_labels)
 
 # %% ../nbs/08_simclr.ipynb #e61e7944
 def spread(
@@ -153,7 +158,7 @@ def alignment(
 def uniformity(
     z: torch.Tensor,  # (N, D), normalised
 ) -> float:  # 0 collapsed, towards −4 spread evenly
-    "Logarithm of the mean Gaussian potential of all pairs of 2,000 vectors at most (Wang and Isola, 2020, section 4.2; t = 2)."
+    "Log of the mean Gaussian potential (t = 2) of at most 2,000 vectors' pairs (Wang and Isola, 2020, section 4.2)."
     return torch.pdist(z[:2000]).square().mul(-2).exp().mean().log().item()
 
 # %% ../nbs/08_simclr.ipynb #0cc23f00
@@ -192,9 +197,10 @@ def check_collapse(
     row: dict,  # a row of history.csv
 ):
     "Raise `ValueError` when the projections have collapsed: nothing after it would be worth its time."
-    if row.get("spread", 1) < COLLAPSED:
-        raise ValueError(f"The features collapsed in epoch {row['epoch']}: the projections of all held-out images lie in one place (spread {row['spread']:.3g}); "
-                         "take a smaller learning_rate, a longer warm-up, or a larger batch_size.")
+    if row.get("spread", 1) >= COLLAPSED: return
+    raise ValueError(f"The features collapsed in epoch {row['epoch']}: the projections of all held-out images lie in "
+                     f"one place (spread {row['spread']:.3g}); take a smaller learning_rate, a longer warm-up, "
+                     "or a larger batch_size.")
 
 # %% ../nbs/08_simclr.ipynb #b3c3da23
 def train_epoch(
@@ -227,7 +233,7 @@ def train_epoch(
     return torch.stack(losses).mean().item()
 
 # %% ../nbs/08_simclr.ipynb #17312483
-BANK = 5000  # training images that k-NN and linear probe learn from: enough to compare epochs, and a small share of one's time
+BANK = 5000  # training images that classifiers learn from: enough to compare epochs, in a small share of one's time
 
 
 def classify(
@@ -245,7 +251,19 @@ def classify(
     with accelerator.autocast():
         learnt = encode(encoder, images, bank, accelerator.device)
         asked = encode(encoder, images, held_out, accelerator.device)
-    return {name: classifier(learnt, labels[bank], asked, labels[held_out]) for name, classifier in classifiers.items()}
+    known = labels[bank]
+    wanted = labels[held_out]
+    return {name: classifier(learnt, known, asked, wanted) for name, classifier in classifiers.items()}
+
+# %% ../nbs/08_simclr.ipynb #f325afac
+def steps_per_epoch(
+    n_images: int,  # to train on
+    batch_size: int,
+) -> int:
+    "How many whole batches an epoch has; raises `ValueError` where it has none."
+    if n_images >= batch_size: return n_images // batch_size
+    raise ValueError(f"batch_size={batch_size}, but there are only {n_images} images to train on; "
+                     "take a smaller batch or more images.")
 
 # %% ../nbs/08_simclr.ipynb #5f0d8417
 def pretrain(
@@ -261,28 +279,32 @@ def pretrain(
     "SimCLR on unlabelled images; raises `ValueError` when the features collapse or the loss is no number any more."
     batch_size = params["batch_size"]
     temperature = params["temperature"]
+    epochs = params["epochs"]
+    seed = params["seed"]
     views = {"jitter_strength": params["jitter_strength"], "blur": params["blur"]}
     device = accelerator.device
-    steps = len(train) // batch_size
-    if not steps: raise ValueError(f"batch_size={batch_size}, but there are only {len(train)} images to train on; take a smaller batch or more images.")
-    order_generator = generator_for(params["seed"], "order")
-    view_generator = generator_for(params["seed"], "views", device)
+    steps = steps_per_epoch(len(train), batch_size)
+    order_generator = generator_for(seed, "order")
+    view_generator = generator_for(seed, "views", device)
     optimizer = make_optimizer(model, params["optimizer"], params["learning_rate"], params["weight_decay"])
-    schedule = make_schedule(optimizer, steps * params["epochs"], steps * params["warmup_epochs"])
+    schedule = make_schedule(optimizer, steps * epochs, steps * params["warmup_epochs"])
     model, optimizer = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
-    pixels = 2 * steps * batch_size * params["epochs"] * images[0, 0].numel()
+    pixels = 2 * steps * batch_size * epochs * images[0, 0].numel()
     forward = compile_model(model, params["compile"], pixels, device)
     jitter = compile_model(jitter_colour, params["compile"], pixels, device)
     state = state or State()
-    first = state.resume(model=model, optimizer=optimizer, schedule=schedule, order=order_generator, views=view_generator)
-    for epoch in range(first, params["epochs"] + 1):
+    first = state.resume(model=model, optimizer=optimizer, schedule=schedule,
+                         order=order_generator, views=view_generator)
+    for epoch in range(first, epochs + 1):
         start = time.perf_counter()
         rate = optimizer.param_groups[0]["lr"]
         order = train[torch.randperm(len(train), generator=order_generator)].to(images.device)
-        loss = train_epoch(model, forward, jitter, images, order, batch_size, temperature, optimizer, schedule, accelerator, view_generator, **views)
+        loss = train_epoch(model, forward, jitter, images, order, batch_size, temperature, optimizer, schedule,
+                           accelerator, view_generator, **views)
         seconds = time.perf_counter() - start
         row = {"epoch": epoch, "loss": loss}
-        if len(held_out) > 1: row |= validate(model, images, held_out, batch_size, temperature, generator_for(params["seed"], "validation views", device), **views)
+        same_views = generator_for(seed, "validation views", device)
+        if len(held_out) > 1: row |= validate(model, images, held_out, batch_size, temperature, same_views, **views)
         check_finite(row)
         check_collapse(row)
         row |= classify(model.encoder, images, labels, train, held_out, accelerator, {"knn_accuracy": knn_accuracy})
@@ -293,7 +315,8 @@ def check_simclr(
     params: dict,  # as the parameters cell of 08_simclr has them
 ):
     "Raise `ValueError` at the first value that makes no sense, before anything is loaded."
-    for name in ("epochs", "warmup_epochs", "max_images", "seed", "split_seed", "stop_after"): check_range(name, params[name], 0)
+    for name in ("epochs", "warmup_epochs", "max_images", "seed", "split_seed", "stop_after"):
+        check_range(name, params[name], 0)
     for name in ("projection_hidden", "projection_dim", "image_size"): check_range(name, params[name], 1)
     for name in ("temperature", "learning_rate"): check_range(name, params[name], 0, open_low=True)
     check_range("batch_size", params["batch_size"], 2)
@@ -305,6 +328,12 @@ def check_simclr(
 SEEDED = ("weights", "order", "views", "validation views")  # what a run's seed decides
 
 
+def last_epoch(history: list[dict]) -> dict:
+    "What the last epoch was like, as metrics.json has it."
+    if not history: return {}
+    return {name: value for name, value in history[-1].items() if name not in ("epoch", "images_per_second")}
+
+# %% ../nbs/08_simclr.ipynb #cc007d80
 def run_simclr(
     params: dict,  # as the parameters cell of 08_simclr has them
 ) -> list[dict]:  # the history
@@ -312,7 +341,8 @@ def run_simclr(
     check_simclr(params)
     with Run("simclr", params, SEEDED) as run:
         data = load_unlabelled(params["dataset"], params["image_size"], params["data_root"], params["max_images"])
-        part = split_unlabelled(data, params["max_images"], params["val_fraction"], params["split"], params["split_seed"])
+        part = split_unlabelled(data, params["max_images"], params["val_fraction"], params["split"],
+                                params["split_seed"])
         # shuffled once, since the first few thousand serve as k-NN's bank and the file may be sorted by class
         train = torch.from_numpy(np.random.default_rng(0).permutation(part.train))
         held_out = torch.from_numpy(np.random.default_rng(0).permutation(part.val))
@@ -326,8 +356,8 @@ def run_simclr(
         if run.stopped: return run.pause()
         classifiers = {"knn_accuracy": knn_accuracy, "linear_probe_accuracy": linear_probe}
         probes = classify(model.encoder, images, data.labels, train, held_out, run.accelerator, classifiers)
-        last = {key: value for key, value in (run.history or [{}])[-1].items() if key not in ("epoch", "images_per_second")}
-        run.finish({**last, **probes, "epochs": params["epochs"], "n_train": len(train), "n_val": len(held_out)})
+        sizes = {"epochs": params["epochs"], "n_train": len(train), "n_val": len(held_out)}
+        run.finish({**last_epoch(run.history), **probes, **sizes})
     return run.history
 
 # %% ../nbs/08_simclr.ipynb #1ff6308b
@@ -354,7 +384,7 @@ seed = 0  # of weights, order and views
 device = "auto"  # auto, cpu, cuda
 precision = "auto"  # auto, fp32, bf16
 compile = "auto"  # torch.compile: auto, on, off; auto compiles long runs
-tracker = "none"  # where losses and metrics go too: none, tensorboard, or another that Accelerate knows and is installed
+tracker = "none"  # where losses and metrics go too: none, tensorboard, wandb, … if it is installed
 stop_after = 0  # stop after that many epochs, to look and go on later; 0 runs to the end
 overwrite = False  # replace another run that out_dir holds
 out_dir = "outputs/example/simclr"  # where the files go

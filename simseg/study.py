@@ -329,13 +329,15 @@ def collect_validation(
 
 # %% ../nbs/13_study.ipynb #89d74687
 @lru_cache(maxsize=1024)
-def _table(path: Path, changed: int) -> pd.DataFrame: return pd.read_csv(path)
+def _table(path: Path, changed: tuple) -> pd.DataFrame: return pd.read_csv(path)
 
 
 def _history(folder: Path) -> pd.DataFrame:
     "The history in a run's folder."
     path = folder / "history.csv"
-    return _table(path, path.stat().st_mtime_ns) if path.is_file() else pd.DataFrame(columns=["epoch"])
+    if not path.is_file(): return pd.DataFrame(columns=["epoch"])
+    status = path.stat()
+    return _table(path, (status.st_mtime_ns, status.st_size))
 
 
 def read_history(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> pd.DataFrame:

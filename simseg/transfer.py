@@ -8,7 +8,6 @@ __all__ = ['ENCODERS', 'UNTRAINED', 'make_encoder', 'save_encoder', 'encoder_fil
 # %% ../nbs/07_transfer.ipynb #6c8bae07
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -48,7 +47,8 @@ def encoder_file(
     path = resolve_path(path)
     path = path / "encoder.safetensors" if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"There is no pretrained encoder at {path}; give the folder that 08_simclr wrote, or scratch, or imagenet.")
+        raise FileNotFoundError(f"There is no pretrained encoder at {path}; "
+                                "give the folder that 08_simclr wrote, or scratch, or imagenet.")
     return path
 
 # %% ../nbs/07_transfer.ipynb #3e887e77
@@ -63,6 +63,7 @@ def load_encoder(
     wrong = sorted(saved.keys() ^ wanted.keys())
     wrong += [key for key in saved.keys() & wanted.keys() if saved[key].shape != wanted[key].shape]
     if wrong:
-        raise ValueError(f"{path} does not fit this encoder: {len(wrong)} of {len(wanted)} tensors are missing, unknown or of another shape, "
-                         f"such as {wrong[0]}; set encoder_name to the one that it was pretrained with.")
+        raise ValueError(f"{path} does not fit this encoder: {len(wrong)} of {len(wanted)} tensors are missing, "
+                         f"unknown or of another shape, such as {wrong[0]}; "
+                         "set encoder_name to the one that it was pretrained with.")
     encoder.load_state_dict(saved, strict=True)

@@ -8,7 +8,7 @@ __all__ = ['SCHEDULES', 'TEST_SET', 'SEEDED', 'dataset', 'data_root', 'max_image
            'learning_rate', 'encoder_rate', 'schedule', 'loss', 'ema', 'augment', 'seed', 'device', 'precision',
            'compile', 'tracker', 'stop_after', 'overwrite', 'out_dir', 'make_unet', 'predict_batches', 'count_images',
            'train_mode', 'split_batches', 'train_epoch', 'make_adam', 'make_schedule', 'make_average', 'finetune',
-           'save_model', 'load_model', 'check_unet', 'best_epoch', 'run_unet']
+           'save_model', 'load_model', 'check_unet', 'best_epoch', 'what_it_begins_with', 'run_unet']
 
 # %% ../nbs/09_unet.ipynb #8d1a090e
 import contextlib
@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from .augmentations import normalise, random_pairs
-from .core import (COMPILE, check_choice, check_range, compile_model, generator_for, progress, read_json, resolve_path, seed_for, write_atomic,
-                         write_json)
+from .core import COMPILE, check_choice, check_range, compile_model, generator_for, progress, read_json
+from .core import resolve_path, seed_for, write_atomic, write_json
 from .data import load_pairs, split_data, take, to_device
 from .masks import BORDERS, LOSSES, count_batch, loss_of, make_loss, make_targets, summarise
 from .run import Best, Run, State, check_finite, file_fingerprint
@@ -36,11 +36,13 @@ def make_unet(
     from segmentation_models_pytorch import Unet  # here and below, as it takes longer to import than all the rest
 
     check_choice("encoder_name", encoder_name, ENCODERS)
-    try: model = Unet(encoder_name, encoder_weights="imagenet" if encoder == "imagenet" else None, in_channels=3, classes=1)
+    weights = "imagenet" if encoder == "imagenet" else None
+    try: model = Unet(encoder_name, encoder_weights=weights, in_channels=3, classes=1)
     except Exception as error:  # each way a download can fail has a class of its own
         if encoder != "imagenet": raise
-        raise FileNotFoundError(f"ImageNet weights for {encoder_name} could not be downloaded ({type(error).__name__}); "
-                                "use encoder=scratch, or run where the hub can be reached.") from error
+        sentence = (f"ImageNet weights for {encoder_name} could not be downloaded ({type(error).__name__}); "
+                    "use encoder=scratch, or run where the hub can be reached.")
+        raise FileNotFoundError(sentence) from error
     if encoder not in UNTRAINED: load_encoder(model.encoder, encoder)
     return model
 
@@ -137,9 +139,9 @@ def make_adam(
     encoder_rate: float = 1.0,  # the encoder's, as a share of it
 ) -> torch.optim.Optimizer:
     "Adam with a learning rate for the decoder, its first group, and one for the encoder."
-    encoder = list(model.encoder.parameters())
     rest = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
-    return torch.optim.Adam([{"params": rest}, {"params": encoder, "lr": learning_rate * encoder_rate}], learning_rate, fused=True)
+    encoder = {"params": list(model.encoder.parameters()), "lr": learning_rate * encoder_rate}
+    return torch.optim.Adam([{"params": rest}, encoder], learning_rate, fused=True)
 
 
 def make_schedule(
@@ -151,7 +153,7 @@ def make_schedule(
     if name == "cosine": return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     return torch.optim.lr_scheduler.ConstantLR(optimizer, 1)
 
-
+# %% ../nbs/09_unet.ipynb #c1cf2e55
 def make_average(
     model: nn.Module,
     decay: float,  # of each step; 0 for none
@@ -176,27 +178,32 @@ def finetune(
 ):  # yields a row of history an epoch
     "Fine-tune a U-Net with Adam; raises `ValueError` when the loss is no number any more."
     device = accelerator.device
+    epochs = params["epochs"]
     loss = make_loss(params["loss"])
     order_generator = generator_for(params["seed"], "order")
     augmentation = generator_for(params["seed"], "augmentation", device)
     model.to(device, memory_format=torch.channels_last)
-    forward = compile_model(model, params["compile"], len(train) * params["epochs"] * images[0, 0].numel(), device)
+    forward = compile_model(model, params["compile"], len(train) * epochs * images[0, 0].numel(), device)
     optimizer = make_adam(model, params["learning_rate"], params["encoder_rate"])
-    schedule = make_schedule(optimizer, params["schedule"], params["epochs"] * len(split_batches(train, params["batch_size"])))
+    steps = epochs * len(split_batches(train, params["batch_size"]))
+    schedule = make_schedule(optimizer, params["schedule"], steps)
     average = make_average(model, params["ema"])
     kept = average.module if average else model
     state = state or State()
-    first = state.resume(model=model, optimizer=optimizer, schedule=schedule, average=average, best=best, order=order_generator, augmentation=augmentation)
-    for epoch in range(first, params["epochs"] + 1):
+    first = state.resume(model=model, optimizer=optimizer, schedule=schedule, average=average, best=best,
+                         order=order_generator, augmentation=augmentation)
+    for epoch in range(first, epochs + 1):
         start = time.perf_counter()
         rate = optimizer.param_groups[0]["lr"]
         order = train[torch.randperm(len(train), generator=order_generator)].to(images.device)
-        train_loss = train_epoch(model, forward, images, masks, order, params, loss, optimizer, schedule, accelerator, augmentation, average)
+        train_loss = train_epoch(model, forward, images, masks, order, params, loss, optimizer, schedule,
+                                 accelerator, augmentation, average)
         seconds = time.perf_counter() - start
         metrics = summarise(count_images(kept, images, masks, val, accelerator, params["border"]))
-        row = {"epoch": epoch, "loss": train_loss, "val_loss": loss_of(metrics, params["loss"]), "val_iou": metrics["iou"]}
+        val_loss = loss_of(metrics, params["loss"])
+        row = {"epoch": epoch, "loss": train_loss, "val_loss": val_loss, "val_iou": metrics["iou"]}
         check_finite(row)
-        best.offer(row["val_loss"], kept)
+        best.offer(val_loss, kept)
         yield {**row, "learning_rate": rate, "images_per_second": len(train) / seconds}
 
 # %% ../nbs/09_unet.ipynb #ce4769c8
@@ -215,7 +222,8 @@ def save_model(
     def write(path):
         model.save_pretrained(path)
         trained_on = {name: params[name] for name in TEST_SET}
-        write_json(path / "preprocessing.json", {"image_size": params["image_size"], "scaling": "imagenet", "trained_on": trained_on})
+        preprocessing = {"image_size": params["image_size"], "scaling": "imagenet", "trained_on": trained_on}
+        write_json(path / "preprocessing.json", preprocessing)
 
     return write_atomic(folder, write)
 
@@ -224,7 +232,8 @@ def _image_size(folder: Path, image_size: int, preprocessing: dict) -> int:
     "Pixels of a side that a model sees: as given, or as its folder says."
     size = image_size or preprocessing.get("image_size", 0)
     if not size:
-        raise ValueError(f"{folder} has no preprocessing.json, so say with image_size (--image-size) how many pixels a side the model was trained on.")
+        raise ValueError(f"{folder} has no preprocessing.json, so say with image_size (--image-size) how many pixels "
+                         "a side the model was trained on.")
     if size < 0 or size % 32: raise ValueError(f"image_size={size} does not suit the model; take a multiple of 32.")
     return size
 
@@ -232,20 +241,24 @@ def _image_size(folder: Path, image_size: int, preprocessing: dict) -> int:
 def load_model(
     model_dir: str | Path,  # `model/`, as 09_unet writes it, or a folder that smp's `save_pretrained` wrote
     image_size: int = 0,  # pixels of a side that the model sees; 0 reads it from preprocessing.json
-) -> tuple[nn.Module, dict]:  # the model, in evaluation mode and giving logits; its preprocessing, `image_size` filled in
+) -> tuple[nn.Module, dict]:  # the model, in evaluation mode and giving logits; its preprocessing.json
     "Open a segmentation model; raises `FileNotFoundError` or `ValueError` for a folder that holds none of one class."
     from segmentation_models_pytorch import from_pretrained
 
     folder = resolve_path(model_dir)
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"There is no model in {folder} (config.json is missing); give the folder model/ that 09_unet wrote.")
+        raise FileNotFoundError(f"There is no model in {folder} (config.json is missing); "
+                                "give the folder model/ that 09_unet wrote.")
     saved = folder / "preprocessing.json"
     preprocessing = read_json(saved) if saved.is_file() else {}
     preprocessing["image_size"] = _image_size(folder, image_size, preprocessing)
     classes = read_json(folder / "config.json").get("classes", 1)
-    if classes != 1: raise ValueError(f"The model in {folder} has {classes} classes; simseg tells one kind of thing from its background.")
-    # without weights and activation, whatever the config says: from_pretrained would download the one, and the other would be applied twice
-    with contextlib.redirect_stdout(None): model = from_pretrained(folder, encoder_weights=None, activation=None)  # which prints that it loads
+    if classes != 1:
+        raise ValueError(f"The model in {folder} has {classes} classes; "
+                         "simseg tells one kind of thing from its background.")
+    # whatever the config says: weights would be downloaded, and an activation would be applied twice
+    as_it_is = {"encoder_weights": None, "activation": None}
+    with contextlib.redirect_stdout(None): model = from_pretrained(folder, **as_it_is)  # which prints that it loads
     return model.eval(), preprocessing
 
 # %% ../nbs/09_unet.ipynb #c76f850f
@@ -264,7 +277,8 @@ def check_unet(
     check_choice("loss", params["loss"], LOSSES)
     check_choice("border", params["border"], BORDERS)
     check_choice("compile", params["compile"], COMPILE)
-    if params["image_size"] % 32: raise ValueError(f"image_size={params['image_size']} does not suit a U-Net; take a multiple of 32.")
+    if params["image_size"] % 32:
+        raise ValueError(f"image_size={params['image_size']} does not suit a U-Net; take a multiple of 32.")
 
 # %% ../nbs/09_unet.ipynb #7edded6d
 SEEDED = ("weights", "order", "augmentation")  # what a run's seed decides
@@ -277,6 +291,13 @@ def best_epoch(history: list[dict]) -> dict:
     return {"best_epoch": best["epoch"], "loss": best["loss"], "val_loss": best["val_loss"], "val_iou": best["val_iou"]}
 
 
+def what_it_begins_with(
+    encoder: str,  # as the parameter has it
+) -> str:
+    "An encoder by its content: the name of what needs no file, or a file's fingerprint."
+    return encoder if encoder in UNTRAINED else file_fingerprint(encoder_file(encoder))
+
+# %% ../nbs/09_unet.ipynb #fa264be5
 def run_unet(
     params: dict,  # as the parameters cell of 09_unet has them
 ) -> list[dict]:  # the history
@@ -287,13 +308,14 @@ def run_unet(
         part = split_data(data, params["label_ratio"], params["split"], params["split_seed"])
         torch.manual_seed(seed_for(params["seed"], "weights"))
         model = make_unet(params["encoder"], params["encoder_name"])
-        encoder = params["encoder"] if params["encoder"] in UNTRAINED else file_fingerprint(encoder_file(params["encoder"]))
-        run.claim(model, images=data.fingerprint, encoder=encoder)
+        run.claim(model, images=data.fingerprint, encoder=what_it_begins_with(params["encoder"]))
         if run.finished: return run.history
         images = to_device(data.images, run.accelerator.device)
         masks = to_device(data.masks, run.accelerator.device)
+        train = torch.from_numpy(part.train)
+        val = torch.from_numpy(part.val)
         best = Best()
-        run.follow(finetune(model, images, masks, torch.from_numpy(part.train), torch.from_numpy(part.val), params, run.accelerator, best, run.state))
+        run.follow(finetune(model, images, masks, train, val, params, run.accelerator, best, run.state))
         if run.history: model.load_state_dict(best.weights)
         save_model(model, run.folder / "model", params)
         if run.stopped: return run.pause()
@@ -324,7 +346,7 @@ seed = 0  # of the decoder's weights, order and augmentation
 device = "auto"  # auto, cpu, cuda
 precision = "auto"  # auto, fp32, bf16
 compile = "auto"  # torch.compile: auto, on, off; auto compiles long runs
-tracker = "none"  # where losses and metrics go too: none, tensorboard, or another that Accelerate knows and is installed
+tracker = "none"  # where losses and metrics go too: none, tensorboard, wandb, … if it is installed
 stop_after = 0  # stop after that many epochs, to look and go on later; 0 runs to the end
 overwrite = False  # replace another run that out_dir holds
 out_dir = "outputs/example/unet"  # where the files go

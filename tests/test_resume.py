@@ -1,14 +1,13 @@
 """A study that is killed again and again ends as if nothing had happened.
 
-Killed with SIGKILL, Snakemake, papermill and kernels at once, at random moments; started again with the same command each
-time. The results must be those of a study that nobody disturbed, byte for byte, and no run may train an epoch again that it
-has finished. Takes minutes, so it is part of `make test-slow`.
+Killed with SIGKILL, Snakemake, papermill and kernels at once, at random moments; started again with the same command
+each time. The results must be those of a study that nobody disturbed, byte for byte, and no run may train an epoch
+again that it has finished. Takes minutes, so it is part of `make test-slow`.
 """
 import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import time
 
@@ -31,32 +30,33 @@ unet: {{dataset: synthetic, max_images: 96, batch_size: 8, epochs: 8}}
 """
 # results.sha256 has a line for each file that a run has made, with what it holds
 COMPARED = ["results.csv", "comparisons.csv", "**/metrics.json", "**/results.sha256", "**/per_image.csv"]
-MARK = f"SIMSEG_TEST_RESUME={os.getpid()}"
+MARK = {"SIMSEG_TEST_RESUME": str(os.getpid())}  # in the environment of every process of the tree
 
 
 def start(file):
-    "The one command; its whole tree carries a mark in its environment."
-    name, _, value = MARK.partition("=")
-    environment = {**os.environ, name: value, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    "The one command."
+    environment = {**os.environ, **MARK, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     command = [BIN / "snakemake", "--cores", "2", "--configfile", file]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
 
 
 def marked() -> list[psutil.Process]:
-    "Every process of the tree, kernels in sessions of their own too."
+    "Every process of the tree that lives, kernels in sessions of their own too."
     found = []
     for process in psutil.process_iter():
-        try: environment = process.environ()
-        except psutil.Error: continue
-        if f"{environment.get('SIMSEG_TEST_RESUME')}" == MARK.partition("=")[2]: found.append(process)
+        try:
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if alive and MARK.items() <= process.environ().items(): found.append(process)
+        except psutil.Error: continue  # it has ended meanwhile, or is not ours
     return found
 
 
 def kill(process):
     "End the whole tree, so that nobody gets to tidy up."
-    while left := [other for other in marked() if other.status() != psutil.STATUS_ZOMBIE]:
-        for other in left:
-            try: other.send_signal(signal.SIGKILL)
+    while marked():
+        for other in marked():
+            try: other.kill()
             except psutil.NoSuchProcess: pass
         process.poll()
     process.communicate()
