@@ -322,6 +322,8 @@ class ClaimedFolder(OwnedFolder):
         if self.finished:
             history = self.folder / "history.csv"
             if history.exists(): self.state.history = pd.read_csv(history).to_dict("records")
+            self.state.epoch = len(self.state.history)
+            if read_state(self.folder)["state"] != "done": self.settle()  # it died between its last two words
             print(f"{self.params['out_dir']} holds this run, finished; delete the folder to run it again.", flush=True)
             return
         if other or not self.state.path.exists(): clear_run(self.folder)
@@ -330,6 +332,11 @@ class ClaimedFolder(OwnedFolder):
         self.claimed = True
         self.note("running")
         if self.tracker != "none": self.accelerator.init_trackers("simseg", config=self.params)
+
+    def settle(self):
+        "Say that the run is done, and let its state go: nobody goes on with it."
+        self.state.path.unlink(missing_ok=True)
+        self.note("done")
 
     def other_run(self, whole: dict) -> str:
         "In what the run that the folder holds differs from this one; empty where it holds none, or this one."
@@ -392,6 +399,5 @@ class Run(RecordedEpochs):
         trained = "epochs" in self.params
         if trained and not self.history: write_csv(self.folder / "history.csv", pd.DataFrame(columns=["epoch", "loss"]))
         write_json(self.folder / "metrics.json", metrics)
-        self.state.path.unlink(missing_ok=True)
-        self.note("done")
+        self.settle()
         if self.tracker != "none": self.accelerator.end_training()

@@ -117,7 +117,8 @@ def train_epoch(
     train_mode(model, params["freeze_encoder"])
     losses = []
     for batch in progress(split_batches(order, params["batch_size"])):
-        x, mask = take(images, batch, accelerator.device), take(masks, batch, accelerator.device)
+        x = take(images, batch, accelerator.device)
+        mask = take(masks, batch, accelerator.device)
         if params["augment"]: x, mask = random_pairs(x, mask, generator)
         with accelerator.autocast(): logits = forward(normalise(x))
         value = loss(logits, make_targets(mask, params["border"]))

@@ -60,6 +60,17 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch, capsys):
     assert [row["epoch"] for row in again] == [row["epoch"] for row in history] == [1]
 
 
+def test_a_run_that_died_after_its_metrics_is_finished(tmp_path):
+    "What was left to do was to let its state go and to say so."
+    run_unet(small("unet", tmp_path, epochs=1))
+    (tmp_path / "checkpoint.pt").touch()
+    (tmp_path / "state.json").write_text('{"state": "running"}')
+    run_unet(small("unet", tmp_path, epochs=1))
+    assert not (tmp_path / "checkpoint.pt").exists()
+    state = only_json(tmp_path / "state.json")
+    assert (state["state"], state["epoch"], state["epochs"]) == ("done", 1, 1)
+
+
 @pytest.mark.parametrize("stage", RUNS)
 def test_overwriting_clears_what_the_old_run_left(stage, tmp_path):
     "Else the old run's encoder or model would lie beside the parameters of a new one that failed."
