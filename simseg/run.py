@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 import yaml
 from filelock import FileLock, Timeout
+from torch.utils.serialization import config as save_options
 
 from .core import make_accelerator, read_json, read_yaml, repo_root, resolve_path, seed_for
 from .core import write_atomic, write_csv, write_json, write_yaml
@@ -149,7 +150,8 @@ class State:
         if self.path is None: return
         parts = {name: _state_of(part) for name, part in self.parts.items()}
         state = {"epoch": self.epoch, "history": self.history, "parts": parts, "random": torch.get_rng_state()}
-        write_atomic(self.path, lambda path: torch.save(state, path))
+        with save_options.patch("save.compute_crc32", False):  # which would take as long as the writing
+            write_atomic(self.path, lambda path: torch.save(state, path))
 
 # %% ../nbs/01_run.ipynb #f3a8289c
 class Best:
