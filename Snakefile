@@ -21,8 +21,9 @@ from snakemake.logging import logger
 from simseg.batch import StudyLines
 from simseg.core import write_yaml
 from simseg.report import print_results
-from simseg.study import check_study, evaluation_params, run_dir, simclr_params, split_arm, study_cells, unet_params
-from simseg.transfer import UNTRAINED
+from simseg.study import check_study, evaluation_params, ready_encoder, run_dir, simclr_params, split_arm, study_cells
+from simseg.study import unet_params
+from simseg.transfer import UNTRAINED, encoder_file
 
 # glibc keeps freed memory for the next step instead of giving it back to the system: benchmarks/bench_memory.py says
 # what that gains. Without this line, or with a GLIBC_TUNABLES of one's own, it does as it likes.
@@ -54,7 +55,9 @@ def batch_job(notebook):
 
 def pretrained(wildcards):
     encoder, _ = split_arm(wildcards.arm)
-    return [] if encoder in UNTRAINED else f"{root}/simclr/{encoder}/seed{wildcards.seed}/results.sha256"
+    ready = ready_encoder(study, encoder)
+    if not ready: return f"{root}/simclr/{encoder}/seed{wildcards.seed}/results.sha256"
+    return [] if ready in UNTRAINED else str(encoder_file(ready))
 
 evaluated = [run_dir(study, "evaluation", arm, seed, ratio) for arm, ratio, seed in study_cells(study)]
 
@@ -97,7 +100,7 @@ rule simclr:
     log: f"{root}/simclr/{{encoder}}/seed{{seed}}/notebook.ipynb", f"{root}/simclr/{{encoder}}/seed{{seed}}/log.txt"
     params:
         asked=lambda w: as_yaml(simclr_params(study, w.encoder, int(w.seed))),
-        made=made("metrics.json", "encoder.safetensors")
+        made=made("metrics.json", "encoder.safetensors", "learnt_from.safetensors")
     threads: study["threads"]
     shell: batch_job("08_simclr")
 

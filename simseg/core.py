@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'COMPILE', 'COMPILE_FROM', 'repo_root', 'resolve_path', 'share', 'write_atomic', 'finite', 'write_json',
-           'read_json', 'write_yaml', 'read_yaml', 'write_csv', 'parameter_defaults', 'injected_names', 'check_known',
-           'check_types', 'read_parameters', 'check_choice', 'check_range', 'seed_for', 'generator_for',
+           'read_json', 'write_yaml', 'read_yaml', 'write_csv', 'check_free', 'parameter_defaults', 'injected_names',
+           'check_known', 'check_types', 'read_parameters', 'check_choice', 'check_range', 'seed_for', 'generator_for',
            'bf16_in_hardware', 'check_tracker', 'make_accelerator', 'compile_model', 'progress']
 
 # %% ../nbs/00_core.ipynb #eb438461
@@ -67,7 +67,7 @@ def write_atomic(
     "Make `path` through `write`; it appears whole or not at all."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}{path.suffix}")  # not longer than the system allows
     try:
         write(temporary)
         share(temporary)
@@ -112,7 +112,20 @@ def read_yaml(path: str | Path) -> dict:
 
 def write_csv(path: str | Path, rows: list[dict] | pd.DataFrame) -> Path:
     "Write a table as CSV."
-    return write_atomic(path, lambda p: pd.DataFrame(rows).to_csv(p, index=False))
+    return write_atomic(path, lambda p: pd.DataFrame(rows).to_csv(p, index=False, encoding="utf-8"))
+
+# %% ../nbs/00_core.ipynb #582b7993
+def check_free(
+    folder: Path,
+    needed: int,  # bytes
+    what: str,  # what needs them, for the message
+    setting: str,  # what to set to use another disk
+):
+    "Raise `ValueError` where a disk has not enough room."
+    free = shutil.disk_usage(folder).free
+    if free >= needed: return
+    raise ValueError(f"The disk of {folder} has {free / 1e6:,.0f} MB free, but {what} takes {needed / 1e6:,.0f} MB; "
+                     f"make room, or choose another {setting}.")
 
 # %% ../nbs/00_core.ipynb #b74f62ad
 PLAIN = (str, int, float, bool)

@@ -25,19 +25,20 @@ def _tiled(
     batch: torch.Tensor,  # (N, C, S, S), float in [0, 1]
     columns: int,
     blank: float,  # what stands between the images
-) -> torch.Tensor:  # (H, W, 3)
+) -> np.ndarray:  # (H, W, 3)
     "Images side by side, as one."
     from torchvision.utils import make_grid
 
-    return make_grid(batch, nrow=columns, padding=GAP, pad_value=blank).permute(1, 2, 0)
+    return make_grid(batch, nrow=columns, padding=GAP, pad_value=blank).permute(1, 2, 0).numpy()
 
 
 def _label_axis(axis, side: int, column_labels, row_labels):
     "Labels at the centres of a grid's columns and rows, whose images are `side` pixels wide."
     longest = max(len(column_labels), len(row_labels))
     centres = [GAP + side / 2 + i * (side + GAP) for i in range(longest)]
-    axis.set_xticks(centres[:len(column_labels)], column_labels)
-    axis.set_yticks(centres[:len(row_labels)], row_labels)
+    as_it_stands = {"parse_math": False}  # a file's name may hold two dollar signs
+    axis.set_xticks(centres[:len(column_labels)], column_labels, **as_it_stands)
+    axis.set_yticks(centres[:len(row_labels)], row_labels, **as_it_stands)
     axis.tick_params(length=0, labelsize=7)
     axis.grid(False)  # seaborn's themes draw one
 

@@ -6,9 +6,9 @@
 __all__ = ['COMPARISON_COLUMNS', 'LABEL_COLUMNS', 'VERDICTS', 'PRETRAINING_LABELS', 'LINE_STYLES', 'study_file', 'encoder_kind',
            'encoder_pairs', 'compare_arms', 'compare_labels', 'tally', 'describe_saving', 'answers', 'results_table',
            'seeds_note', 'last_epoch_best', 'published_results', 'compare_with_published', 'print_results',
-           'report_title', 'draw_pretraining', 'plot_pretraining', 'recipe_styles', 'draw_finetuning',
-           'plot_finetuning', 'draw_ratios', 'plot_ratios', 'draw_differences', 'plot_differences', 'predicted_masks',
-           'show_predictions', 'write_report_html']
+           'report_title', 'describe_images', 'draw_pretraining', 'plot_pretraining', 'recipe_styles',
+           'draw_finetuning', 'plot_finetuning', 'draw_ratios', 'plot_ratios', 'draw_differences', 'plot_differences',
+           'predicted_masks', 'show_predictions', 'write_report_html']
 
 # %% ../nbs/14_report.ipynb #421f3131
 from itertools import combinations
@@ -18,21 +18,23 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .core import make_accelerator, read_yaml, repo_root, resolve_path, write_atomic
+from .core import make_accelerator, read_json, read_yaml, repo_root, resolve_path, write_atomic
+from .data import ImageData
 from .evaluation import find_objects
 from .figures import (METRIC_NAMES, encoder_colours, overlay_batch, plot_curve, ratio_axis, set_theme,
                             show_images)
 from .masks import make_targets
 from .statistics import Saving, compare, labels_saved, seed_interval
 from .study import (BASE, arm_label, arm_name, collect_results, evaluated_cells, evaluation_params, pretrainings,
-                          read_history, simclr_params, split_arm, study_cells, study_data, unet_params)
+                          read_history, ready_encoder, run_dir, simclr_params, split_arm, study_cells, study_data, unet_params)
 from .transfer import UNTRAINED
 from .unet import load_model
 
 # %% ../nbs/14_report.ipynb #b37680ad
-def encoder_kind(study: dict, encoder: str) -> str:  # scratch, imagenet, control or the data set it was pretrained on
+def encoder_kind(study: dict, encoder: str) -> str:  # scratch, imagenet, control, its file, or what it was pretrained on
     "What an encoder brings with it."
-    if encoder in UNTRAINED: return encoder
+    ready = ready_encoder(study, encoder)
+    if ready: return ready
     params = simclr_params(study, encoder, 0)
     return params["dataset"] if params["epochs"] else "control"
 
@@ -49,7 +51,8 @@ def encoder_pairs(
     "Which encoders are compared."
     kinds = {encoder: encoder_kind(study, encoder) for encoder in study["encoders"]}
     pairs = [(encoder, "scratch") for encoder in kinds if encoder != "scratch"]
-    pretrained = [encoder for encoder, kind in kinds.items() if kind not in (*UNTRAINED, "control")]
+    here = [encoder for encoder in kinds if not ready_encoder(study, encoder)]
+    pretrained = [encoder for encoder in here if kinds[encoder] != "control"]
     for a, b in combinations(pretrained, 2):
         alike = _how_pretrained(study, a) == _how_pretrained(study, b)
         if alike and kinds[a] != kinds[b]: pairs.append((b, a))
@@ -295,6 +298,22 @@ def report_title(
     size = f"a {study['encoder_name']} encoder at {study['image_size']} px"
     images = f"fine-tuned on `{study['unet'].get('dataset', 'synthetic')}`, {results['n_images'].iloc[0]} test images"
     return f"# Study `{study['name']}`\n\n{len(results)} of {len(study_cells(study))} cells: {size}, {images}."
+
+# %% ../nbs/14_report.ipynb #3ccefbad
+def describe_images(
+    study: dict,
+    data: ImageData,  # as `study_data` gives
+) -> str:  # Markdown
+    "What was left out of the images, and what else is odd about them."
+    lines = [f"{note}." for note in data.notes]
+    if data.skipped: lines.append(f"{len(data.skipped)} files were left out, as the runs' `skipped.csv` lists.")
+    for encoder, seed in dict(pretrainings(study)).items():
+        path = resolve_path(run_dir(study, "simclr", encoder, seed)) / "metrics.json"
+        metrics = read_json(path) if path.is_file() else {}
+        if not metrics.get("n_left_out"): continue
+        left = f"{metrics['n_left_out']:,} images, test images of the study or near-duplicates of them, were left out"
+        lines.append(f"{encoder} was pretrained on {metrics['n_train'] + metrics['n_val']:,} images: {left}.")
+    return "\n".join(f"- {line}" for line in lines) or "Nothing was left out."
 
 # %% ../nbs/14_report.ipynb #9f5e94ba
 PRETRAINING_LABELS = {"loss": "NT-Xent, training views", "knn_accuracy": "k-NN accuracy, held out"}

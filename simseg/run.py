@@ -25,7 +25,7 @@ import yaml
 from filelock import FileLock, Timeout
 from torch.utils.serialization import config as save_options
 
-from .core import make_accelerator, read_json, read_yaml, repo_root, resolve_path, seed_for
+from .core import check_free, make_accelerator, read_json, read_yaml, repo_root, resolve_path, seed_for
 from .core import write_atomic, write_csv, write_json, write_yaml
 
 # %% ../nbs/01_run.ipynb #fd277a06
@@ -181,7 +181,7 @@ class Best:
 # parameters that say how a run is run, not what it is
 HOW_IT_RUNS = ["data_root", "device", "precision", "out_dir", "overwrite", "tracker", "stop_after"]
 # of `ran_on`: what a run cannot go on without
-BEGAN_WITH = ["stage", "device", "precision", "images", "encoder", "model"]
+BEGAN_WITH = ["stage", "device", "precision", "images", "left_out", "encoder", "model"]
 
 
 def first_difference(
@@ -199,8 +199,9 @@ def first_difference(
     return ""
 
 # %% ../nbs/01_run.ipynb #7ae4bb30
-RUN_FILES = ["metrics.json", "encoder.safetensors", "model", "per_image.csv", "overlays.png", "worst.png", "views.png",
-             "history.csv", "checkpoint.pt", "state.json", "tracker", "params.yaml"]
+RUN_FILES = ["metrics.json", "encoder.safetensors", "learnt_from.safetensors", "model", "per_image.csv", "skipped.csv",
+             "overlays.png", "worst.png", "views.png", "history.csv", "checkpoint.pt", "state.json", "tracker",
+             "params.yaml"]
 
 
 def _remove(path: Path):
@@ -254,11 +255,8 @@ def check_room(
     model: torch.nn.Module,  # that will be trained
 ):
     "Raise `ValueError` where the disk has no room for the states and results of a training."
-    needed = COPIES * sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    free = shutil.disk_usage(folder).free
-    if free >= needed: return
-    raise ValueError(f"The disk of {folder} has {free / 1e6:,.0f} MB free, but training this model takes "
-                     f"{needed / 1e6:,.0f} MB; make room, or choose another out_dir.")
+    size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    check_free(folder, COPIES * size, "training this model", "out_dir")
 
 # %% ../nbs/01_run.ipynb #86dfbd14
 class OwnedFolder:
@@ -339,6 +337,18 @@ class ClaimedFolder(OwnedFolder):
         "Say that the run is done, and let its state go: nobody goes on with it."
         self.state.path.unlink(missing_ok=True)
         self.note("done")
+
+    def describe(
+        self,
+        skipped: list[dict],  # files that were left out: `file`, `why`
+        notes: list[str],  # what else is odd about the images
+    ):
+        "Say once what is odd about the images; the files that were left out go to skipped.csv as well."
+        for note in notes: print(f"Note: {note}.", flush=True)
+        if not skipped: return
+        write_csv(self.folder / "skipped.csv", skipped)
+        some = " ".join(row["why"] for row in skipped[:3])
+        print(f"Left out, as {self.params['out_dir']}/skipped.csv lists: {len(skipped)} file(s). {some}", flush=True)
 
     def other_run(self, whole: dict) -> str:
         "In what the run that the folder holds differs from this one; empty where it holds none, or this one."

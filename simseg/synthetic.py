@@ -8,7 +8,7 @@ __all__ = ['SPECIES', 'ImageData', 'fingerprint_of', 'draw_synthetic']
 # %% ../nbs/04_synthetic.ipynb #1d88fff9
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -28,6 +28,11 @@ class ImageData:
     official_test: np.ndarray | None  # (N,), bool: the data set's own test images; None where it has none
     groups: np.ndarray | None = None  # (N,), int64: near-duplicates share a number; None where none was looked for
     fingerprint: str = ""  # of all pixels of images and masks, as `fingerprint_of` gives
+    ids: list[str] | None = None  # (N,): of each image's own pixels, whatever the size here
+    thumbnails: np.ndarray | None = None  # (N, 16, 16), uint8, by which near-duplicates are found
+    in_scene: np.ndarray | None = None  # (N,), bool: too many near-duplicates to be kept together
+    skipped: list[dict] = field(default_factory=list)  # files that were left out: `file`, `why`
+    notes: list[str] = field(default_factory=list)  # what else is odd about the set, a sentence each
 
     def __len__(self): return len(self.images)
 

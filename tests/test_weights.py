@@ -1,0 +1,214 @@
+"Encoders from elsewhere and for elsewhere: every tensor arrives, or a sentence says which does not."
+import argparse
+import pickle
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from conftest import small
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torchvision.models import resnet18
+
+from simseg import predict
+from simseg.predict import main
+from simseg.simclr import run_simclr
+from simseg.study import MINIATURE, check_study, pretrainings, unet_params
+from simseg.transfer import load_encoder, make_encoder
+from simseg.unet import make_unet, run_unet, save_model
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    "Somebody's ResNet-18, classifier and all, whose batch norms have seen something."
+    torch.manual_seed(0)
+    model = resnet18(weights=None)
+    model(torch.randn(4, 3, 64, 64))
+    return model
+
+
+def under(start, state): return {f"{start}{key}": value for key, value in state.items()}
+
+
+def zeros(state): return {key: torch.zeros_like(value) for key, value in state.items()}
+
+
+def without_classifier(state): return {key: value for key, value in state.items() if not key.startswith("fc.")}
+
+
+def lightly_backbone(model): return nn.Sequential(*list(model.children())[:-1]).state_dict()
+
+
+HEAD = {"projector.0.weight": torch.zeros(3, 3), "queue": torch.zeros(9)}
+
+LAYOUTS = {  # whose → what their file holds, made from a whole ResNet
+    "torchvision": lambda m: m.state_dict(),
+    "a whole checkpoint": lambda m: {"epoch": 3, "state_dict": m.state_dict(), "optimizer": {"state": {}, "lr": 0.1}},
+    "lightly": lambda m: {"state_dict": under("backbone.", lightly_backbone(m)) | HEAD},
+    "solo-learn": lambda m: {"state_dict": under("backbone.", without_classifier(m.state_dict())) | HEAD},
+    "solo-learn with momentum": lambda m: {"state_dict": under("momentum_backbone.", zeros(m.state_dict()))
+                                           | under("backbone.", m.state_dict())},
+    "MoCo": lambda m: {"arch": "resnet18", "state_dict": under("module.encoder_k.", zeros(m.state_dict()))
+                       | under("module.encoder_q.", m.state_dict()) | {"module.queue": torch.zeros(9)}},
+    "MoCo v3": lambda m: {"state_dict": under("module.momentum_encoder.", zeros(m.state_dict()))
+                          | under("module.base_encoder.", m.state_dict())},
+    "SwAV": lambda m: under("module.", without_classifier(m.state_dict())) | {"module.prototypes.weight": torch.zeros(3)},
+    "Barlow Twins": lambda m: {"epoch": 1, "model": under("module.backbone.", without_classifier(m.state_dict())) | HEAD},
+    "SimSiam": lambda m: {"state_dict": under("module.encoder.", m.state_dict()) | HEAD},
+    "BYOL": lambda m: under("target_network.", zeros(m.state_dict())) | under("online_network.", m.state_dict()),
+    "DINO": lambda m: {"student": under("module.backbone.", zeros(m.state_dict())),
+                       "teacher": under("backbone.", m.state_dict()), "args": argparse.Namespace(arch="resnet18")},
+    "compiled": lambda m: under("_orig_mod.", m.state_dict()),
+    "a segmentation model's": lambda m: under("encoder.", without_classifier(m.state_dict()))
+                              | {"decoder.blocks.0.conv1.0.weight": torch.zeros(3)},
+    "without counters": lambda m: {k: v for k, v in m.state_dict().items() if not k.endswith("num_batches_tracked")},
+}
+
+
+def assert_arrived(encoder, theirs):
+    for key, value in encoder.state_dict().items():
+        if not key.endswith("num_batches_tracked"): assert torch.equal(value, theirs.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("ending", ["pth", "ckpt", "pth.tar", "safetensors"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_tensor_of_somebodys_encoder_arrives(layout, ending, theirs, tmp_path):
+    saved = LAYOUTS[layout](theirs)
+    if ending == "safetensors":
+        if not all(isinstance(value, torch.Tensor) for value in saved.values()): pytest.skip("not flat")
+        save_file({key: value.clone().contiguous() for key, value in saved.items()}, tmp_path / "theirs.safetensors")
+    else: torch.save(saved, tmp_path / f"theirs.{ending}")
+    encoder, _ = make_encoder("resnet18")
+    load_encoder(encoder, tmp_path / f"theirs.{ending}")
+    assert_arrived(encoder, theirs)
+
+
+def test_timms_resnet_arrives(tmp_path):
+    model = timm.create_model("resnet18", pretrained=False)
+    torch.save(model.state_dict(), tmp_path / "timm.pth")
+    encoder, _ = make_encoder("resnet18")
+    load_encoder(encoder, tmp_path / "timm.pth")
+    assert_arrived(encoder, model)
+
+
+def with_stem(state, side):
+    return {**state, "conv1.weight": torch.zeros(64, 3, side, side)}
+
+
+REFUSED = {  # kind → what the file holds, sentence
+    "the stem of CIFAR": (lambda m: with_stem(m.state_dict(), 3), r"conv1.weight, \(64, 3, 3, 3\) where \(64, 3, 7, 7\)"),
+    "no statistics": (lambda m: {k: v for k, v in m.state_dict().items() if "running" not in k},
+                      "40 tensors are missing, such as bn1.running_mean"),
+    "another block": (lambda m: {**m.state_dict(), "layer1.0.se.fc1.weight": torch.zeros(3)},
+                      "1 are unknown, such as layer1.0.se.fc1.weight"),
+    "deeper": (lambda m: make_encoder("resnet50")[0].state_dict(), "set encoder_name=resnet50, which it fits"),
+    "a transformer": (lambda m: {"blocks.0.attn.qkv.weight": torch.zeros(3)},
+                      r"holds no ResNet encoder: of its keys \(blocks.0.attn.qkv.weight.*layer1.0.conv1.weight"),
+    "nothing": (lambda m: {}, "holds no ResNet encoder"),
+    "an object": (lambda m: {"model": m}, "could run code and are not opened; save its state_dict alone"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_weights_that_do_not_fit_are_refused_with_a_key(kind, theirs, tmp_path):
+    make, sentence = REFUSED[kind]
+    torch.save(make(theirs), tmp_path / "theirs.pth")
+    encoder, _ = make_encoder("resnet18")
+    with pytest.raises(ValueError, match=sentence) as caught: load_encoder(encoder, tmp_path / "theirs.pth")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_weights_that_are_cut_off_are_refused(ending, theirs, tmp_path):
+    path = tmp_path / f"theirs.{ending}"
+    if ending == "pth": torch.save(theirs.state_dict(), path)
+    else: save_file(theirs.state_dict(), path)
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(ValueError, match="cannot be read as weights .*copy it again"):
+        load_encoder(make_encoder("resnet18")[0], path)
+
+
+class Trap:
+    "What a pickle can do when it is opened."
+
+    def __init__(self, path): self.path = path
+
+    def __reduce__(self): return open, (str(self.path), "w")
+
+
+def test_nothing_that_is_opened_runs(tmp_path):
+    (tmp_path / "theirs.pth").write_bytes(pickle.dumps({"conv1.weight": Trap(tmp_path / "ran")}, protocol=2))
+    with pytest.raises(ValueError, match="theirs.pth"): load_encoder(make_encoder("resnet18")[0], tmp_path / "theirs.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+# Where they begin
+
+def test_simclr_and_the_unet_begin_with_somebodys_weights(theirs, tmp_path):
+    torch.save(LAYOUTS["MoCo"](theirs), tmp_path / "moco.pth.tar")
+    run_simclr(small("simclr", tmp_path / "simclr", start=str(tmp_path / "moco.pth.tar"), epochs=0))
+    ours = load_file(tmp_path / "simclr" / "encoder.safetensors")
+    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.items())
+    run_unet(small("unet", tmp_path / "unet", encoder=str(tmp_path / "moco.pth.tar"), epochs=0))
+    model = load_file(tmp_path / "unet" / "model" / "model.safetensors")
+    assert all(torch.equal(model[f"encoder.{key}"], value) for key, value in ours.items())
+
+
+def test_a_run_that_began_with_other_weights_is_another_run(theirs, tmp_path):
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    params = small("simclr", tmp_path / "simclr", start=str(tmp_path / "theirs.pth"), epochs=0)
+    run_simclr(params)
+    torch.save(zeros(theirs.state_dict()), tmp_path / "theirs.pth")
+    with pytest.raises(ValueError, match="holds another run .encoder"): run_simclr(params)
+
+
+def test_somebodys_encoder_is_an_arm_of_a_study(theirs, tmp_path):
+    path = str(tmp_path / "theirs.pth")
+    encoders = {"scratch": None, "theirs": {"encoder": path}, "on_top": {"start": path, "dataset": "synthetic"}}
+    asked = {**MINIATURE, "encoders": encoders, "recipes": {}}
+    with pytest.raises(FileNotFoundError, match="no pretrained encoder at .*theirs.pth"): check_study(asked)
+    torch.save(theirs.state_dict(), path)
+    study = check_study(asked)
+    assert unet_params(study, "theirs", 0.8, 0)["encoder"] == path
+    assert {encoder for encoder, _ in pretrainings(study)} == {"on_top"}
+
+
+# And out again
+
+def test_others_load_our_encoder_with_their_own_calls(tmp_path):
+    run_simclr(small("simclr", tmp_path, epochs=1))
+    path = tmp_path / "encoder.safetensors"
+    ours = load_file(path)
+    torchvisions = resnet18(weights=None)
+    torchvisions.fc = nn.Identity()
+    torchvisions.load_state_dict(ours)
+    timms = timm.create_model("resnet18", pretrained=False, num_classes=0, checkpoint_path=str(path))
+    smps = smp.encoders.get_encoder("resnet18", weights=None)
+    smps.load_state_dict(ours)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad(): found = [torchvisions.eval()(x), timms.eval()(x), smps.eval()(x)[-1].mean((2, 3))]
+    for features in found: assert torch.allclose(features, found[0], atol=1e-5)
+
+
+def test_a_model_leaves_as_onnx(tmp_path, capsys):
+    torch.manual_seed(0)
+    save_model(make_unet("scratch", "resnet18"), tmp_path / "model", {"image_size": 64})
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(tmp_path / "model"), "--onnx", str(tmp_path / "model.onnx")])
+    assert ended.value.code == 0, capsys.readouterr()
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(tmp_path / "model.onnx")
+    (found,) = session.run(None, {"pixels": torch.zeros(5, 3, 64, 64).numpy()})
+    assert found.shape == (5, 1, 64, 64) and (0 <= found).all() and (found <= 1).all()
+
+
+def test_an_export_that_is_wrong_is_said(tmp_path, monkeypatch):
+    save_model(make_unet("scratch", "resnet18"), tmp_path / "model", {"image_size": 64})
+    monkeypatch.setattr(predict, "_onnx_difference", lambda path, model, pixels: 0.2)
+    with pytest.raises(ValueError, match="other probabilities than PyTorch, by 0.200; do not use it"):
+        predict.export_onnx(tmp_path / "model", tmp_path / "model.onnx")
+    monkeypatch.setattr(predict, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="takes onnx, onnxscript, onnxruntime: pip install"):
+        predict.export_onnx(tmp_path / "model", tmp_path / "model.onnx")
