@@ -93,7 +93,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError): return "cannot be read as an image: Pillow knows no such format"
     return f"cannot be read as an image: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
 
-
+# %% ../nbs/05_data.ipynb #589331d7
 def _pages(picture: Image.Image) -> int:
     "How many pictures of one size a TIFF holds."
     pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
@@ -223,8 +223,9 @@ def group_images(
     data.groups, data.in_scene = break_scenes(groups, data.ids)
     if not data.in_scene.any(): return
     first = data.names[np.flatnonzero(data.in_scene)[0]]
-    data.notes = [*data.notes, f"{data.in_scene.sum()} of {len(data)} images, such as {first}, are near-duplicates of "
-                  "more than a tenth of the set: they are split like all others, so test images resemble training images"]
+    note = (f"{data.in_scene.sum()} of {len(data)} images, such as {first}, are near-duplicates of more than a tenth "
+            "of the set: they are split like all others, so test images resemble training images")
+    data.notes = [*data.notes, note]
 
 # %% ../nbs/05_data.ipynb #d946a724
 def cache_dir() -> Path:  # $SIMSEG_CACHE, else ~/.cache/simseg
@@ -305,13 +306,15 @@ def _drop_rows(path: Path, kept: list[int]):
 
 def _constant_masks(constant: list[str], names: list[str]) -> list[str]:
     "What to say of masks that are empty or full; raises `ValueError` where all of them are."
-    found = {kind: [name for name, each in zip(names, constant) if each == kind] for kind in ("empty", "full")}
-    counts = [f"{len(those)} {kind}" for kind, those in found.items() if those]
-    if names and sum(map(bool, constant)) == len(names):
-        raise ValueError(f"Of {len(names)} masks {' and '.join(counts)}, so there is nothing to tell from a "
-                         "background; a mask is 0 for background and one other value for the thing.")
-    return [f"{len(those)} of {len(names)} masks {'is' if len(those) == 1 else 'are'} {kind}, such as {those[0]}"
-            for kind, those in found.items() if those]
+    notes = []
+    for kind in ("empty", "full"):
+        those = [name for name, each in zip(names, constant) if each == kind]
+        if len(those) == len(names):
+            raise ValueError(f"All {len(names)} masks are {kind}, so there is nothing to tell from a background; "
+                             "a mask is 0 for background and one other value for the thing.")
+        verb = "is" if len(those) == 1 else "are"
+        if those: notes.append(f"{len(those)} of {len(names)} masks {verb} {kind}, such as {those[0]}")
+    return notes
 
 
 def _decode(
@@ -581,8 +584,8 @@ def check_unlabelled(folder: Path):
     "Raise `ValueError` where a folder's pictures are not all photos to pretrain on."
     parts = labelled_parts(folder.parent)
     if parts and folder.name in parts:
-        raise ValueError(f"{folder} is a part of the labelled set {folder.parent} and would pretrain on masks or test "
-                         "images; give the folder above, whose test images are left out.")
+        raise ValueError(f"{folder} is a part of the labelled set {folder.parent} and would pretrain on test images "
+                         "or masks; give the folder above, whose test images are left out.")
     for place in sorted({path.parent for path in visible_files(folder)} - {folder}):
         within = [above for above in (place, *place.parents) if above.is_relative_to(folder) and above != folder]
         for above in within:

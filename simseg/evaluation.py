@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['model_dir', 'dataset', 'data_root', 'max_images', 'max_unreadable', 'threshold_masks', 'duplicates', 'border',
            'split', 'split_seed', 'threshold', 'seed', 'device', 'precision', 'overwrite', 'out_dir', 'evaluate',
-           'find_objects', 'show_overlays', 'check_unseen', 'write_overlays', 'run_evaluation']
+           'find_objects', 'show_overlays', 'check_test_set', 'check_unseen', 'write_overlays', 'run_evaluation']
 
 # %% ../nbs/10_evaluation.ipynb #a57e1985
 from pathlib import Path
@@ -19,7 +19,7 @@ from .data import READING, ImageData, is_known, load_pairs, read_known, split_da
 from .figures import add_overlay_legend, overlay_batch, show_images
 from .masks import check_threshold, decide, image_ious, make_targets, summarise
 from .run import Run, file_fingerprint
-from .unet import count_images, load_model, predict_batches
+from .unet import TEST_SET, count_images, load_model, predict_batches
 
 # %% ../nbs/10_evaluation.ipynb #2880b6ea
 def evaluate(
@@ -74,6 +74,22 @@ def show_overlays(
     return figure
 
 # %% ../nbs/10_evaluation.ipynb #a6e24357
+def check_test_set(params: dict, trained_on: dict):
+    "Raise `ValueError` if the model was trained on the same data set with another test set."
+    if params["dataset"] != trained_on.get("dataset"): return
+    for name in TEST_SET:
+        if params[name] == trained_on[name]: continue
+        raise ValueError(f"The model was trained with {name}={trained_on[name]!r}, so {name}={params[name]!r} would "
+                         "test it on images that it may have seen.")
+
+
+def _seen_in(data: ImageData, test: np.ndarray, file: Path, duplicates: float) -> list[str]:
+    "The names of test images that are among those of a file, or look the same."
+    known = read_known(file)
+    if known is None: return []
+    return [data.names[i] for i in test[is_known(data, test, known, duplicates)]]
+
+
 def check_unseen(
     data: ImageData,
     test: np.ndarray,  # indices of its test images
@@ -81,18 +97,15 @@ def check_unseen(
     duplicates: float,  # as for `is_known`
 ):
     "Raise `ValueError` where the model learnt from test images; say of how many its encoder saw the pixels."
-    learnt_from = read_known(model_dir / "learnt_from.safetensors")
-    pretrained_on = read_known(model_dir / "pretrained_on.safetensors")
-    if learnt_from is not None:
-        seen = is_known(data, test, learnt_from, duplicates)
-        if seen.any():
-            raise ValueError(f"The model learnt from {seen.sum()} of the {len(test)} test images, or from "
-                             f"near-duplicates of them, such as {data.names[test[seen.argmax()]]}; evaluate it with the "
-                             "dataset, split and split_seed that it was trained with, or on other images.")
-    if pretrained_on is not None:
-        seen = is_known(data, test, pretrained_on, duplicates)
-        if seen.any(): print(f"Note: the encoder was pretrained on {seen.sum()} of the {len(test)} test images, without "
-                             "their masks.", flush=True)
+    learnt_from = _seen_in(data, test, model_dir / "learnt_from.safetensors", duplicates)
+    if learnt_from:
+        raise ValueError(f"The model learnt from {len(learnt_from)} of the {len(test)} test images, or from "
+                         f"near-duplicates of them, such as {learnt_from[0]}; evaluate it on the data set and split "
+                         "that it was trained with, or on other images.")
+    pretrained_on = _seen_in(data, test, model_dir / "pretrained_on.safetensors", duplicates)
+    if pretrained_on:
+        print(f"Note: the encoder was pretrained on {len(pretrained_on)} of the {len(test)} test images, without their "
+              "masks.", flush=True)
 
 # %% ../nbs/10_evaluation.ipynb #9b798239
 def write_overlays(run: Run, model, data: ImageData, test: np.ndarray, counts: pd.DataFrame):
@@ -118,6 +131,7 @@ def run_evaluation(
     check_range("seed", params["seed"], 0)
     with Run("evaluation", params) as run:
         model, preprocessing = load_model(params["model_dir"])
+        check_test_set(params, preprocessing.get("trained_on", {}))
         reading = {name: params[name] for name in READING}
         data = load_pairs(params["dataset"], preprocessing["image_size"], params["data_root"], params["max_images"],
                           **reading)

@@ -210,7 +210,7 @@ def _onnx_difference(
     with torch.no_grad(): expected = model(pixels).numpy()
     return float(np.abs(found - expected).max())
 
-
+# %% ../nbs/11_predict.ipynb #ec024e3e
 ONNX_TOLERANCE = 1e-3  # of a probability; float32 in another order
 
 
@@ -254,7 +254,7 @@ def _add_predict(commands):
     add("--device", default="auto", help="auto, cpu or cuda (default auto)")
     add("--precision", default="auto", help="auto, fp32 or bf16 (default auto)")
 
-
+# %% ../nbs/11_predict.ipynb #32179b0a
 def _add_export(commands):
     "The command line of `simseg export`."
     what = "Write a fine-tuned model as ONNX, scaling of the pixels and sigmoid included, and compare its output."
@@ -267,8 +267,8 @@ def _add_export(commands):
 
 def _add_cache(commands):
     "The command line of `simseg cache`."
-    command = commands.add_parser("cache", help="list the decoded data sets, or clear them",
-                                  description="List the decoded data sets; what is cleared is decoded again when needed.")
+    what = "List the decoded data sets; what is cleared is decoded again when it is needed."
+    command = commands.add_parser("cache", help="list the decoded data sets, or clear them", description=what)
     command.set_defaults(run=_run_cache)
     command.add_argument("--clear", nargs="*", metavar="NAME", help="remove these sets; without a name, all of them")
 

@@ -26,12 +26,13 @@ from .figures import (METRIC_NAMES, encoder_colours, overlay_batch, plot_curve, 
 from .masks import make_targets
 from .statistics import Saving, compare, labels_saved, seed_interval
 from .study import (BASE, arm_label, arm_name, collect_results, evaluated_cells, evaluation_params, pretrainings,
-                          read_history, ready_encoder, run_dir, simclr_params, split_arm, study_cells, study_data, unet_params)
+                          read_history, ready_encoder, run_dir, simclr_params, split_arm, study_cells, study_data,
+                          unet_params)
 from .transfer import UNTRAINED
 from .unet import load_model
 
 # %% ../nbs/14_report.ipynb #b37680ad
-def encoder_kind(study: dict, encoder: str) -> str:  # scratch, imagenet, control, its file, or what it was pretrained on
+def encoder_kind(study: dict, encoder: str) -> str:  # scratch, imagenet, control, a file, or the data set
     "What an encoder brings with it."
     ready = ready_encoder(study, encoder)
     if ready: return ready

@@ -299,6 +299,11 @@ class OwnedFolder:
         when = datetime.now().isoformat(timespec="seconds")
         write_json(self.folder / "state.json", {"state": state, "stage": self.stage, **more, "when": when})
 
+    def settle(self):
+        "Say that the run is done, and let its state go: nobody goes on with it."
+        self.state.path.unlink(missing_ok=True)
+        self.note("done")
+
 # %% ../nbs/01_run.ipynb #1d564b2a
 class ClaimedFolder(OwnedFolder):
     "A folder that holds this run and no other."
@@ -332,23 +337,6 @@ class ClaimedFolder(OwnedFolder):
         self.claimed = True
         self.note("running")
         if self.tracker != "none": self.accelerator.init_trackers("simseg", config=self.params)
-
-    def settle(self):
-        "Say that the run is done, and let its state go: nobody goes on with it."
-        self.state.path.unlink(missing_ok=True)
-        self.note("done")
-
-    def describe(
-        self,
-        skipped: list[dict],  # files that were left out: `file`, `why`
-        notes: list[str],  # what else is odd about the images
-    ):
-        "Say once what is odd about the images; the files that were left out go to skipped.csv as well."
-        for note in notes: print(f"Note: {note}.", flush=True)
-        if not skipped: return
-        write_csv(self.folder / "skipped.csv", skipped)
-        some = " ".join(row["why"] for row in skipped[:3])
-        print(f"Left out, as {self.params['out_dir']}/skipped.csv lists: {len(skipped)} file(s). {some}", flush=True)
 
     def other_run(self, whole: dict) -> str:
         "In what the run that the folder holds differs from this one; empty where it holds none, or this one."
@@ -394,7 +382,19 @@ class RecordedEpochs(ClaimedFolder):
 
 # %% ../nbs/01_run.ipynb #e1684a4f
 class Run(RecordedEpochs):
-    "One run: its folder, its epochs and its end."
+    "One run: its folder, its images, its epochs and its end."
+
+    def describe(
+        self,
+        skipped: list[dict],  # files that were left out: `file`, `why`
+        notes: list[str],  # what else is odd about the images
+    ):
+        "Say once what is odd about the images; the files that were left out go to skipped.csv as well."
+        for note in notes: print(f"Note: {note}.", flush=True)
+        if not skipped: return
+        write_csv(self.folder / "skipped.csv", skipped)
+        some = " ".join(row["why"] for row in skipped[:3])
+        print(f"Left out, as {self.params['out_dir']}/skipped.csv lists: {len(skipped)} file(s). {some}", flush=True)
 
     def pause(self) -> list[dict]:  # the history so far
         "Leave a run that was stopped: what it has learnt is written, and its state is kept."

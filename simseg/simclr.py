@@ -10,7 +10,7 @@ __all__ = ['OPTIMIZERS', 'COLLAPSED', 'BANK', 'SEEDED', 'dataset', 'data_root', 
            'tracker', 'stop_after', 'overwrite', 'out_dir', 'SimCLR', 'nt_xent', 'make_optimizer', 'make_schedule',
            'encode', 'knn_accuracy', 'linear_probe', 'spread', 'alignment', 'uniformity', 'validate', 'check_collapse',
            'train_epoch', 'classify', 'steps_per_epoch', 'pretrain', 'check_simclr', 'last_epoch', 'labelled_set',
-           'run_simclr']
+           'tested_images', 'what_else_it_begins_with', 'run_simclr']
 
 # %% ../nbs/08_simclr.ipynb #9c2e6423
 import time
@@ -22,8 +22,8 @@ from torch import nn
 
 from .augmentations import jitter_colour, normalise, two_views
 from .core import COMPILE, check_choice, check_range, compile_model, generator_for, progress, seed_for
-from .data import DRAWN, READING, ImageData, known_images, load_pairs, load_unlabelled, save_known, split_data
-from .data import split_unlabelled, take, to_device
+from .data import DRAWN, READING, ImageData, KnownImages, known_images, load_pairs, load_unlabelled, save_known
+from .data import split_data, split_unlabelled, take, to_device
 from .run import Run, State, check_finite, file_fingerprint
 from .transfer import ENCODERS, UNTRAINED, encoder_file, make_encoder, save_encoder, start_from
 
@@ -346,6 +346,23 @@ def labelled_set(
     return load_pairs(params["leave_out"], params["image_size"], params["data_root"], **reading)
 
 
+def tested_images(
+    labelled: ImageData | None,  # as `labelled_set` gives
+    params: dict,
+) -> KnownImages | None:
+    "Its test images, as they are recognised among those to pretrain on."
+    if labelled is None: return None
+    return known_images(labelled, split_data(labelled, 0.8, params["split"], params["split_seed"]).test)
+
+
+def what_else_it_begins_with(params: dict, labelled: ImageData | None) -> dict:
+    "Fingerprints of the labelled set and of the weights that a run begins with, where it has them."
+    found = {}
+    if labelled is not None: found["left_out"] = labelled.fingerprint
+    if params["start"] not in UNTRAINED: found["encoder"] = file_fingerprint(encoder_file(params["start"]))
+    return found
+
+# %% ../nbs/08_simclr.ipynb #18f1b0e3
 def run_simclr(
     params: dict,  # as the parameters cell of 08_simclr has them
 ) -> list[dict]:  # the history
@@ -356,10 +373,7 @@ def run_simclr(
         data = load_unlabelled(params["dataset"], params["image_size"], params["data_root"], params["max_images"],
                                **reading)
         labelled = labelled_set(params)
-        tested = None
-        if labelled is not None:
-            test = split_data(labelled, 0.8, params["split"], params["split_seed"]).test
-            tested = known_images(labelled, test)
+        tested = tested_images(labelled, params)
         part = split_unlabelled(data, params["max_images"], params["val_fraction"], params["split"],
                                 params["split_seed"], tested, params["duplicates"])
         # shuffled once, since the first few thousand serve as k-NN's bank and the file may be sorted by class
@@ -368,10 +382,7 @@ def run_simclr(
         torch.manual_seed(seed_for(params["seed"], "weights"))
         model = SimCLR(params["encoder_name"], params["projection_hidden"], params["projection_dim"])
         start_from(model.encoder, params["start"], params["encoder_name"])
-        began_with = {"images": data.fingerprint}
-        if labelled is not None: began_with["left_out"] = labelled.fingerprint
-        if params["start"] not in UNTRAINED: began_with["encoder"] = file_fingerprint(encoder_file(params["start"]))
-        run.claim(model, **began_with)
+        run.claim(model, images=data.fingerprint, **what_else_it_begins_with(params, labelled))
         if run.finished: return run.history
         run.describe(data.skipped, data.notes)
         images = to_device(data.images, run.accelerator.device)

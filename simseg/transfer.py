@@ -147,8 +147,8 @@ def load_encoder(
     wanted = encoder.state_dict()
     if not places:
         shown = ", ".join(list(tensors)[:2]) or "none"
-        raise ValueError(f"{path} holds no ResNet encoder: of its keys ({shown}, …) none is conv1.weight beside "
-                         f"{list(wanted)[6]}; give the weights of a ResNet.")
+        raise ValueError(f"{path} does not fit this encoder: it holds no ResNet, since of its keys ({shown}, …) none "
+                         f"is conv1.weight beside {list(wanted)[6]}; give the weights of a ResNet.")
     saved = _encoder_at(tensors, *places[0])
     wrong = _misfits(saved, wanted)
     if wrong: raise ValueError(f"{path} does not fit this encoder: {'; '.join(wrong)}. Remedy: {_fitting_name(saved)}.")

@@ -3,8 +3,8 @@
     python tests/fuzz_files.py                        2,000 files; prints how many were read, and how many refused
     python tests/fuzz_files.py --files 500 --seed 7   fewer, others
 
-A file is a drawn picture or mask of a random size, mode, format and EXIF turn, undamaged or with bytes flipped, cut off,
-zeroed or put in. `test_fuzz.py` runs a short form of it.
+A file is a drawn picture or mask of a random size, mode, format and EXIF turn, undamaged or with bytes flipped, cut
+off, zeroed or put in. `test_fuzz.py` runs a short form of it.
 """
 import argparse
 import signal

@@ -41,7 +41,7 @@ def test_1_an_encoder_arrives_whole_or_the_run_stops(tmp_path):
     arrived = make_unet(str(tmp_path), "resnet18").encoder.state_dict()
     assert all(torch.equal(value, arrived[key]) for key, value in encoder.state_dict().items())
     state = load_file(tmp_path / "encoder.safetensors")
-    renamed = {f"encoder.{key}": value for key, value in state.items()}
+    renamed = {key.replace("layer", "block"): value for key, value in state.items()}
     incomplete = {key: value for key, value in state.items() if key != "bn1.running_var"}
     for wrong in (renamed, incomplete):
         save_file(wrong, tmp_path / "wrong.safetensors")

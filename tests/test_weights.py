@@ -53,8 +53,10 @@ LAYOUTS = {  # whose → what their file holds, made from a whole ResNet
                        | under("module.encoder_q.", m.state_dict()) | {"module.queue": torch.zeros(9)}},
     "MoCo v3": lambda m: {"state_dict": under("module.momentum_encoder.", zeros(m.state_dict()))
                           | under("module.base_encoder.", m.state_dict())},
-    "SwAV": lambda m: under("module.", without_classifier(m.state_dict())) | {"module.prototypes.weight": torch.zeros(3)},
-    "Barlow Twins": lambda m: {"epoch": 1, "model": under("module.backbone.", without_classifier(m.state_dict())) | HEAD},
+    "SwAV": lambda m: under("module.", without_classifier(m.state_dict()))
+            | {"module.prototypes.weight": torch.zeros(3)},
+    "Barlow Twins": lambda m: {"epoch": 1,
+                               "model": under("module.backbone.", without_classifier(m.state_dict())) | HEAD},
     "SimSiam": lambda m: {"state_dict": under("module.encoder.", m.state_dict()) | HEAD},
     "BYOL": lambda m: under("target_network.", zeros(m.state_dict())) | under("online_network.", m.state_dict()),
     "DINO": lambda m: {"student": under("module.backbone.", zeros(m.state_dict())),
@@ -97,15 +99,16 @@ def with_stem(state, side):
 
 
 REFUSED = {  # kind → what the file holds, sentence
-    "the stem of CIFAR": (lambda m: with_stem(m.state_dict(), 3), r"conv1.weight, \(64, 3, 3, 3\) where \(64, 3, 7, 7\)"),
+    "the stem of CIFAR": (lambda m: with_stem(m.state_dict(), 3),
+                          r"conv1.weight, \(64, 3, 3, 3\) where \(64, 3, 7, 7\)"),
     "no statistics": (lambda m: {k: v for k, v in m.state_dict().items() if "running" not in k},
                       "40 tensors are missing, such as bn1.running_mean"),
     "another block": (lambda m: {**m.state_dict(), "layer1.0.se.fc1.weight": torch.zeros(3)},
                       "1 are unknown, such as layer1.0.se.fc1.weight"),
     "deeper": (lambda m: make_encoder("resnet50")[0].state_dict(), "set encoder_name=resnet50, which it fits"),
     "a transformer": (lambda m: {"blocks.0.attn.qkv.weight": torch.zeros(3)},
-                      r"holds no ResNet encoder: of its keys \(blocks.0.attn.qkv.weight.*layer1.0.conv1.weight"),
-    "nothing": (lambda m: {}, "holds no ResNet encoder"),
+                      r"holds no ResNet, since of its keys \(blocks.0.attn.qkv.weight.*layer1.0.conv1.weight"),
+    "nothing": (lambda m: {}, "it holds no ResNet"),
     "an object": (lambda m: {"model": m}, "could run code and are not opened; save its state_dict alone"),
 }
 
@@ -139,7 +142,8 @@ class Trap:
 
 def test_nothing_that_is_opened_runs(tmp_path):
     (tmp_path / "theirs.pth").write_bytes(pickle.dumps({"conv1.weight": Trap(tmp_path / "ran")}, protocol=2))
-    with pytest.raises(ValueError, match="theirs.pth"): load_encoder(make_encoder("resnet18")[0], tmp_path / "theirs.pth")
+    encoder, _ = make_encoder("resnet18")
+    with pytest.raises(ValueError, match="theirs.pth"): load_encoder(encoder, tmp_path / "theirs.pth")
     assert not (tmp_path / "ran").exists()
 
 
