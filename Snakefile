@@ -29,7 +29,8 @@ from simseg.transfer import UNTRAINED, encoder_file
 # what that gains. Without this line, or with a GLIBC_TUNABLES of one's own, it does as it likes.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1073741824")
 
-study = check_study(config)
+try: study = check_study(config)
+except (ValueError, OSError) as error: sys.exit(f"simseg: {error}")
 root = f"outputs/{study['name']}"
 grid_cell = "{arm}/ratio{ratio}/seed{seed}"
 papermill = f"{shlex.quote(sys.executable)} -m papermill --engine simseg --kernel python3 --no-progress-bar"

@@ -21,7 +21,7 @@ SNAKEFILE = Path(__file__).resolve().parent.parent / "Snakefile"
 
 def tunables() -> str:
     "What the Snakefile sets GLIBC_TUNABLES to."
-    return re.search(r'"GLIBC_TUNABLES", "([^"]+)"', SNAKEFILE.read_text())[1]
+    return re.search(r'"GLIBC_TUNABLES", "([^"]+)"', SNAKEFILE.read_text(encoding="utf-8"))[1]
 
 
 def measure(setting: str, device: str):

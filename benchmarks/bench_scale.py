@@ -33,7 +33,8 @@ MEMORY = ["beyond the file, MiB", "on the GPU, MiB"]
 
 def anonymous_memory() -> float:  # MiB
     "What this process holds that is no file's."
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    (line,) = [line for line in lines if line.startswith("RssAnon")]
     return int(line.split()[1]) / 1024
 
 

@@ -78,7 +78,8 @@ def contestants(args, folder: Path) -> dict:  # name → function that gives sec
     empty = folder / "empty.ipynb"
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     metadata = {"kernelspec": kernel}
-    empty.write_text(json.dumps({"cells": [], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}))
+    text = json.dumps({"cells": [], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
+    empty.write_text(text, encoding="utf-8")
 
     def nothing(): return execute(here, empty, empty)
 

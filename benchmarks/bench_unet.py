@@ -41,7 +41,7 @@ def write_pairs(folder: Path, n: int, size: int):
         Image.fromarray(np.uint8(trimap != BACKGROUND) * 255).save(own / "masks" / f"{name}.png")
         lines.append(f"{name} 1 1 1")
         if i % 9 == 0: lines.append(f"{name} 1 1 1")  # the dataset keeps every tenth line for validation
-    (pets / "annotations" / "trainval.txt").write_text("\n".join(lines))
+    (pets / "annotations" / "trainval.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
 def simseg_epochs(folder: Path, size: int, encoder: str, batch: int, accelerator, compile: str):

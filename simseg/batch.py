@@ -87,7 +87,8 @@ class SimsegEngine:
         console = Console(bar=progress_bar)
         options["stdout_file"] = options.get("stdout_file") or console
         with tempfile.TemporaryDirectory() as sockets:
-            options["config"] = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
+            options["config"] = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"},
+                                       NotebookClient={"shutdown_kernel": "immediate"})
             try: return NBClientEngine.execute_notebook(nb, kernel_name, output_path, progress_bar=False, **options)
             finally: console.close()
 

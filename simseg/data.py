@@ -8,7 +8,7 @@ __all__ = ['ENDINGS', 'HEIC', 'RAW', 'OTHER', 'THUMBNAIL', 'CACHE_FORMAT', 'PETS
            'Unreadable', 'open_picture', 'to_8_bits', 'as_rgb', 'read_picture', 'image_id', 'thumbnail',
            'near_duplicates', 'break_scenes', 'group_images', 'cache_dir', 'fingerprint', 'Source', 'cached',
            'list_cache', 'clear_cache', 'match_names', 'look_like_masks', 'labelled_parts', 'check_unlabelled',
-           'turn_like', 'check_source', 'check_readable', 'load_data', 'load_pairs', 'load_unlabelled',
+           'turn_like', 'check_source', 'reading_of', 'check_readable', 'load_data', 'load_pairs', 'load_unlabelled',
            'stratified_order', 'keep_together', 'content_order', 'Split', 'split_data', 'list_near_duplicates',
            'KnownImages', 'known_images', 'save_known', 'read_known', 'is_known', 'split_unlabelled', 'to_device',
            'take']
@@ -262,7 +262,7 @@ def _read_one(source: Source, i: int):
     except ValueError: raise  # a sentence already
     except Exception as error: raise Unreadable(f"{source.names[i]} cannot be read as an image: {error}.") from error
 
-
+# %% ../nbs/05_data.ipynb #5c6c8639
 class _Decoded:
     "Arrays of a set that is being decoded, memory-mapped in a folder."
 
@@ -316,7 +316,7 @@ def _constant_masks(constant: list[str], names: list[str]) -> list[str]:
         if those: notes.append(f"{len(those)} of {len(names)} masks {verb} {kind}, such as {those[0]}")
     return notes
 
-
+# %% ../nbs/05_data.ipynb #8f561e6d
 def _decode(
     source: Source,
     size: int,  # pixels, of a side
@@ -702,6 +702,13 @@ SYNTHETIC_IMAGES = 512  # how many are drawn where max_images is 0
 READING = ["max_unreadable", "threshold_masks", "duplicates"]  # parameters of a stage that say how images are read
 
 
+def reading_of(
+    params: dict,  # a stage's parameters
+) -> dict:
+    "How a stage reads its images, as `load_data` takes it."
+    return {name: params[name] for name in READING}
+
+
 def _drawn(dataset: str, image_size: int, max_images: int, seed: int) -> ImageData:
     "Drawn pictures, each with its id and its thumbnail."
     flavour = "objects" if dataset == "synthetic_objects" else "animals"
@@ -724,7 +731,7 @@ def _decoded(dataset: str, image_size: int, data_root: str, threshold_masks: boo
     if threshold_masks: key["threshold_masks"] = True
     return cached(key, image_size, lambda: _folder(folder, threshold_masks))
 
-
+# %% ../nbs/05_data.ipynb #b2c41836
 def check_readable(data: ImageData, dataset: str, max_unreadable: float):
     "Raise `ValueError` where more images cannot be read than a share allows."
     unread = [row for row in data.skipped if not row["why"].endswith("without an image.")]
@@ -755,7 +762,7 @@ def load_data(
     if data.masks is not None: group_images(data, duplicates)
     return data
 
-
+# %% ../nbs/05_data.ipynb #ca2944ea
 def load_pairs(
     dataset: str,
     image_size: int,
@@ -933,7 +940,7 @@ def read_known(
     saved = load_file(path)
     return KnownImages(np.array([bytes(row).hex() for row in saved["ids"]], str), saved["thumbnails"])
 
-
+# %% ../nbs/05_data.ipynb #4fc5780e
 def is_known(
     data: ImageData,
     indices: np.ndarray,  # which of its images, (M,)

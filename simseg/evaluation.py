@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from .core import check_range, read_json, resolve_path, write_atomic, write_csv
-from .data import READING, ImageData, is_known, load_pairs, read_known, split_data, to_device
+from .data import ImageData, is_known, load_pairs, read_known, reading_of, split_data, to_device
 from .figures import add_overlay_legend, overlay_batch, show_images
 from .masks import check_threshold, decide, image_ious, make_targets, summarise
 from .run import Run, file_fingerprint
@@ -132,7 +132,7 @@ def run_evaluation(
     with Run("evaluation", params) as run:
         model, preprocessing = load_model(params["model_dir"])
         check_test_set(params, preprocessing.get("trained_on", {}))
-        reading = {name: params[name] for name in READING}
+        reading = reading_of(params)
         data = load_pairs(params["dataset"], preprocessing["image_size"], params["data_root"], params["max_images"],
                           **reading)
         test = split_data(data, 0.8, params["split"], params["split_seed"]).test

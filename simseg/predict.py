@@ -315,7 +315,7 @@ def _run_cache(args) -> int:
     print(f"{sets['MB'].sum():,.1f} MB {'cleared from' if args.clear is not None else 'in'} {cache_dir()}")
     return 0
 
-
+# %% ../nbs/11_predict.ipynb #9e9e62e7
 def main(
     arguments: list[str] | None = None,  # default: the command line's
 ):

@@ -307,13 +307,17 @@ def describe_images(
 ) -> str:  # Markdown
     "What was left out of the images, and what else is odd about them."
     lines = [f"{note}." for note in data.notes]
-    if data.skipped: lines.append(f"{len(data.skipped)} files were left out, as the runs' `skipped.csv` lists.")
+    if data.skipped: lines.append(f"Labelled images: {len(data.skipped)} files were left out, see `skipped.csv` of a run.")
     for encoder, seed in dict(pretrainings(study)).items():
-        path = resolve_path(run_dir(study, "simclr", encoder, seed)) / "metrics.json"
-        metrics = read_json(path) if path.is_file() else {}
-        if not metrics.get("n_left_out"): continue
-        left = f"{metrics['n_left_out']:,} images, test images of the study or near-duplicates of them, were left out"
-        lines.append(f"{encoder} was pretrained on {metrics['n_train'] + metrics['n_val']:,} images: {left}.")
+        folder = resolve_path(run_dir(study, "simclr", encoder, seed))
+        if not (folder / "metrics.json").is_file(): continue
+        metrics = read_json(folder / "metrics.json")
+        line = f"{encoder}: pretrained on {metrics['n_train'] + metrics['n_val']:,} images"
+        if metrics["n_left_out"]:
+            line += f"; {metrics['n_left_out']:,} were left out as test images of the study or near-duplicates of them"
+        skipped = folder / "skipped.csv"
+        if skipped.is_file(): line += f"; {len(pd.read_csv(skipped))} files were left out, see `skipped.csv`"
+        lines.append(f"{line}.")
     return "\n".join(f"- {line}" for line in lines) or "Nothing was left out."
 
 # %% ../nbs/14_report.ipynb #9f5e94ba

@@ -22,7 +22,7 @@ from torch import nn
 
 from .augmentations import jitter_colour, normalise, two_views
 from .core import COMPILE, check_choice, check_range, compile_model, generator_for, progress, seed_for
-from .data import DRAWN, READING, ImageData, KnownImages, known_images, load_pairs, load_unlabelled, save_known
+from .data import DRAWN, ImageData, KnownImages, known_images, load_pairs, load_unlabelled, reading_of, save_known
 from .data import split_data, split_unlabelled, take, to_device
 from .run import Run, State, check_finite, file_fingerprint
 from .transfer import ENCODERS, UNTRAINED, encoder_file, make_encoder, save_encoder, start_from
@@ -342,7 +342,7 @@ def labelled_set(
 ) -> ImageData | None:  # None where none is named, or one of drawn images, which never come twice
     "The labelled set whose test images are not to be pretrained on."
     if not params["leave_out"] or params["leave_out"] in DRAWN: return None
-    reading = {name: params[name] for name in READING}
+    reading = reading_of(params)
     return load_pairs(params["leave_out"], params["image_size"], params["data_root"], **reading)
 
 
@@ -369,7 +369,7 @@ def run_simclr(
     "Pretrain; write encoder.safetensors, history.csv, params.yaml and metrics.json to `out_dir`."
     check_simclr(params)
     with Run("simclr", params, SEEDED) as run:
-        reading = {name: params[name] for name in READING}
+        reading = reading_of(params)
         data = load_unlabelled(params["dataset"], params["image_size"], params["data_root"], params["max_images"],
                                **reading)
         labelled = labelled_set(params)

@@ -19,7 +19,7 @@ import yaml
 
 from .core import (check_known, check_range, check_types, parameter_defaults, read_json, read_yaml, repo_root,
                          resolve_path)
-from .data import DRAWN, READING, check_source, load_pairs, split_data
+from .data import DRAWN, READING, check_source, load_pairs, reading_of, split_data
 from .masks import check_threshold
 from .run import read_state
 from .simclr import check_simclr
@@ -277,7 +277,7 @@ def study_data(
 ) -> tuple:  # ImageData, and its Split with every development image
     "The images that a study fine-tunes and tests on."
     params = unet_params(study, "scratch", 0.8, 0)
-    reading = {name: params[name] for name in READING}
+    reading = reading_of(params)
     data = load_pairs(params["dataset"], params["image_size"], params["data_root"], params["max_images"], **reading)
     return data, split_data(data, 0.8, params["split"], params["split_seed"])
 

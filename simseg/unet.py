@@ -24,7 +24,7 @@ from torch import nn
 from .augmentations import normalise, random_pairs
 from .core import COMPILE, check_choice, check_range, compile_model, generator_for, progress, read_json
 from .core import resolve_path, seed_for, write_atomic, write_json
-from .data import READING, KnownImages, known_images, load_pairs, read_known, save_known, split_data, take
+from .data import KnownImages, known_images, load_pairs, read_known, reading_of, save_known, split_data, take
 from .data import to_device
 from .masks import BORDERS, LOSSES, count_batch, loss_of, make_loss, make_targets, summarise
 from .run import Best, Run, State, check_finite, file_fingerprint
@@ -323,7 +323,7 @@ def run_unet(
     "Fine-tune; write model/, history.csv, params.yaml and metrics.json to `out_dir`."
     check_unet(params)
     with Run("unet", params, SEEDED) as run:
-        reading = {name: params[name] for name in READING}
+        reading = reading_of(params)
         data = load_pairs(params["dataset"], params["image_size"], params["data_root"], params["max_images"], **reading)
         part = split_data(data, params["label_ratio"], params["split"], params["split_seed"])
         torch.manual_seed(seed_for(params["seed"], "weights"))

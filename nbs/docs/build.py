@@ -235,14 +235,14 @@ def make_api(modules: list[str]):
             if not (inspect.isfunction(symbol) or inspect.isclass(symbol)): continue
             sentence = (inspect.getdoc(symbol) or "").split("\n")[0]
             lines.append(f"| {{py:obj}}`{symbol.__name__} <{name}.{symbol.__name__}>` | {escape(sentence)} |")
-    (SOURCE / "api.md").write_text("\n".join(lines) + "\n")
+    (SOURCE / "api.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def of_real_images(report: Path) -> bool:
     "Whether a report's study was fine-tuned on anything but drawn images."
     study = report.parent / "study.yaml"
     if not study.exists(): return False
-    dataset = yaml.safe_load(study.read_text())["unet"].get("dataset", "synthetic")
+    dataset = yaml.safe_load(study.read_text(encoding="utf-8"))["unet"].get("dataset", "synthetic")
     return not dataset.startswith(("synthetic", "outputs/tutorial"))
 
 
@@ -264,7 +264,7 @@ def make_report():
     "What follows the parameters in the latest report, without its code; or a page that says there is none."
     report = latest_report()
     if report is None:
-        (SOURCE / "latest_report.md").write_text(NO_REPORT)
+        (SOURCE / "latest_report.md").write_text(NO_REPORT, encoding="utf-8")
         return
     executed = nbformat.read(report, as_version=4)
     tags = [set(cell.metadata.get("tags", [])) for cell in executed.cells]
@@ -348,7 +348,7 @@ def check_page(path: Path, pages: dict) -> list[str]:
 def check_site(html: Path) -> list[str]:
     "A line for everything that is wrong with the pages."
     paths = [path for path in html.rglob("*.html") if "_static" not in path.parts]
-    pages = {path: Page(path.read_text()) for path in paths}
+    pages = {path: Page(path.read_text(encoding="utf-8")) for path in paths}
     return [f"{path.relative_to(html)}: {what}" for path in pages for what in check_page(path, pages)]
 
 
