@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'HEIC', 'RAW', 'OTHER', 'THUMBNAIL', 'CACHE_FORMAT', 'PETS_FOLDER', 'PETS_PARTS', 'HUB', 'SAMPLE',
-           'ORIENTATION', 'DRAWN', 'DATASETS', 'SYNTHETIC_IMAGES', 'READING', 'visible_files', 'find_pictures',
-           'Unreadable', 'open_picture', 'to_8_bits', 'as_rgb', 'read_picture', 'image_id', 'thumbnail',
-           'near_duplicates', 'break_scenes', 'group_images', 'cache_dir', 'fingerprint', 'Source', 'cached',
-           'list_cache', 'clear_cache', 'match_names', 'look_like_masks', 'labelled_parts', 'check_unlabelled',
-           'turn_like', 'check_source', 'reading_of', 'check_readable', 'load_data', 'load_pairs', 'load_unlabelled',
-           'stratified_order', 'keep_together', 'content_order', 'Split', 'split_data', 'list_near_duplicates',
-           'KnownImages', 'known_images', 'save_known', 'read_known', 'is_known', 'split_unlabelled', 'to_device',
-           'take']
+           'MOST_PARTS', 'ORIENTATION', 'DRAWN', 'DATASETS', 'SYNTHETIC_IMAGES', 'READING', 'visible_files',
+           'find_pictures', 'Unreadable', 'printable', 'open_picture', 'to_8_bits', 'as_rgb', 'read_picture',
+           'image_id', 'thumbnail', 'near_duplicates', 'break_scenes', 'group_images', 'cache_dir', 'fingerprint',
+           'Source', 'cached', 'list_cache', 'clear_cache', 'match_names', 'look_like_masks', 'labelled_parts',
+           'check_unlabelled', 'turn_like', 'check_source', 'reading_of', 'check_readable', 'load_data', 'load_pairs',
+           'load_unlabelled', 'stratified_order', 'keep_together', 'content_order', 'Split', 'split_data',
+           'list_near_duplicates', 'KnownImages', 'known_images', 'save_known', 'read_known', 'is_known',
+           'split_unlabelled', 'to_device', 'take']
 
 # %% ../nbs/05_data.ipynb #381510a1
 import difflib
@@ -75,6 +75,11 @@ class Unreadable(ValueError):
     "A file that is a picture by its name and cannot be read as one."
 
 
+def printable(path: str | Path) -> str:
+    "A path as it can be printed and written; an old disk's accents are no UTF-8."
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def _register_heic():
     "Let Pillow open HEIC where its plugin is installed."
     try: from pillow_heif import register_heif_opener
@@ -110,6 +115,7 @@ def open_picture(
 ) -> Image.Image:  # as it is stored: not turned, in its own mode
     "Open an image file and decode it whole; raises `Unreadable`."
     path = Path(path)
+    shown = printable(path)
     if path.suffix.lower() in HEIC: _register_heic()
     try:
         picture = Image.open(path)
@@ -117,10 +123,10 @@ def open_picture(
         only_high_bytes = ";16" in str(picture.tile)  # of 16-bit colours, which Pillow has no mode for
         picture.load()
     except Exception as error:  # a damaged file raises whatever its decoder happens to
-        raise Unreadable(f"{path} {_why_unreadable(path, error)}.") from error
-    if pages > 1: raise Unreadable(f"{path} holds {pages} pages; save each of them as a file of its own.")
-    if picture.mode == "RGB" and only_high_bytes and max(high for low, high in picture.getextrema()) < 16:
-        raise Unreadable(f"{path} uses a sixteenth of its 16-bit colours or less and would be black; "
+        raise Unreadable(f"{shown} {_why_unreadable(path, error)}.") from error
+    if pages > 1: raise Unreadable(f"{shown} holds {pages} pages; save each of them as a file of its own.")
+    if only_high_bytes and picture.mode in ("RGB", "RGBA") and max(high for _, high in picture.getextrema()[:3]) < 16:
+        raise Unreadable(f"{shown} uses a sixteenth of its 16-bit colours or less and would be black; "
                          "save it with 8 bits.")
     return picture
 
@@ -156,7 +162,7 @@ def read_picture(
     "What one sees of an image file; raises `Unreadable`."
     picture = open_picture(path)
     try: return as_rgb(ImageOps.exif_transpose(picture))
-    except Exception as error: raise Unreadable(f"{path} cannot be read as an image: {error}.") from error
+    except Exception as error: raise Unreadable(f"{printable(path)} cannot be read as an image: {error}.") from error
 
 # %% ../nbs/05_data.ipynb #6b6b5c02
 THUMBNAIL = 16  # pixels, of a side
@@ -491,7 +497,7 @@ def _hub(
 # %% ../nbs/05_data.ipynb #fecd9887
 def _stem(path: Path, folder: Path) -> str:
     "A picture's name: its path below the folder, without the ending, accents composed."
-    return unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+    return unicodedata.normalize("NFC", printable(path.relative_to(folder).with_suffix("").as_posix()))
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
@@ -519,13 +525,15 @@ def match_names(
     first = PurePosixPath(images[0])
     near = [PurePosixPath(mask).name for mask in masks if PurePosixPath(mask).parent == first.parent]
     additions = {tuple(mask.split(first.name, 1)) for mask in near if first.name in mask}
+    known = set(masks)
     for addition in sorted(additions, key=lambda parts: len("".join(parts))):
-        named = {image: _with_addition(image, *addition) for image in images}
-        if set(named.values()) <= set(masks): return named
+        if all(_with_addition(image, *addition) in known for image in images):
+            return {image: _with_addition(image, *addition) for image in images}
     return {}
 
 # %% ../nbs/05_data.ipynb #1faf258c
 SAMPLE = 5  # pictures that say whether a folder holds masks
+MOST_PARTS = 20  # subfolders of a labelled set; more of them are classes
 
 
 def look_like_masks(
@@ -555,6 +563,7 @@ def labelled_parts(
     "Whether a folder is a labelled set; raises `ValueError` where several subfolders could be its masks."
     if (folder / "images").is_dir() and (folder / "masks").is_dir(): return "images", "masks"
     files = _subfolders(folder)
+    if len(files) > MOST_PARTS: return None
     names = {part: [_stem(path, folder / part) for path in paths] for part, paths in files.items()}
     pairs = [(a, b) for a in names for b in names if a != b and match_names(names[a], names[b])]
     kinds = {part: look_like_masks(files[part]) for part in {part for pair in pairs for part in pair}}
@@ -586,12 +595,11 @@ def check_unlabelled(folder: Path):
     if parts and folder.name in parts:
         raise ValueError(f"{folder} is a part of the labelled set {folder.parent} and would pretrain on test images "
                          "or masks; give the folder above, whose test images are left out.")
-    for place in sorted({path.parent for path in visible_files(folder)} - {folder}):
-        within = [above for above in (place, *place.parents) if above.is_relative_to(folder) and above != folder]
-        for above in within:
-            if labelled_parts(above):
-                raise ValueError(f"{folder} holds a labelled set in {above}, whose masks and test images are not to be "
-                                 "pretrained on; give a folder of photos alone.")
+    places = {above for path in visible_files(folder) for above in path.parents if above.is_relative_to(folder)}
+    for place in sorted(places - {folder}):
+        if labelled_parts(place):
+            raise ValueError(f"{folder} holds a labelled set in {place}, whose masks and test images are not to be "
+                             "pretrained on; give a folder of photos alone, or that set itself.")
     beside = _masks_beside_photos(find_pictures(folder))
     if beside:
         raise ValueError(f"{beside[1]} looks like the mask of {beside[0]}, and masks are not to be pretrained on; "
@@ -612,6 +620,12 @@ def _unlabelled_folder(folder: Path) -> Source:
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, from 5 on turned by a quarter
 
 
+def _turn_of(picture: Image.Image) -> int:  # 1 upright, to 8
+    "How a picture's EXIF data turn it; values that mean nothing leave it upright."
+    turn = picture.getexif().get(ORIENTATION, 1)
+    return turn if turn in range(1, 9) else 1
+
+
 def turn_like(
     mask: Image.Image,  # as it is stored
     photo: Image.Image,  # its photo, as it is stored
@@ -619,8 +633,8 @@ def turn_like(
     photo_path: Path,
 ) -> Image.Image:
     "Turn a mask as its photo is turned; raises `ValueError` where that is not to be seen, or the sizes differ."
-    turn = photo.getexif().get(ORIENTATION, 1)
-    own = mask.getexif().get(ORIENTATION, 1)
+    turn = _turn_of(photo)
+    own = _turn_of(mask)
     upright = photo.size if turn < 5 else photo.size[::-1]
     if turn > 1 and own == 1 and mask.size == photo.size:
         if upright == photo.size:
@@ -855,7 +869,7 @@ def _random_test(data: ImageData, seed: int):
     cut = round(0.2 * n)
     sizes = np.bincount(groups)
     largest = groups[order] == sizes.argmax()
-    if sizes.max() > 1 and largest[:cut].any():
+    if sizes.max() > max(1, cut // 20) and largest[:cut].any():
         order = np.r_[order[~largest][:cut], order[largest], order[~largest][cut:]]
         cut = min(cut, (~largest).sum())
     while 0 < cut < n and groups[order[cut]] == groups[order[cut - 1]]: cut += 1

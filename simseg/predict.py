@@ -22,7 +22,7 @@ from PIL import Image
 
 from .augmentations import normalise
 from .core import check_known, check_range, make_accelerator, progress, resolve_path, write_atomic
-from .data import cache_dir, clear_cache, find_pictures, list_cache, read_picture
+from .data import as_rgb, cache_dir, clear_cache, find_pictures, list_cache, read_picture
 from .figures import highlight
 from .masks import check_threshold, decide
 from .unet import load_model
@@ -61,7 +61,7 @@ def _batches(
     "So many images at a time; the last of them may be fewer."
     batch = []
     for image in images:
-        batch.append(image.convert("RGB") if isinstance(image, Image.Image) else read_picture(image))
+        batch.append(as_rgb(image) if isinstance(image, Image.Image) else read_picture(image))
         if len(batch) == batch_size:
             yield batch
             batch = []

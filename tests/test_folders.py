@@ -1,5 +1,6 @@
 """Folders and files of the kinds that people bring: each is read rightly, or refused or left out in a sentence. Every
 test draws its own few pictures."""
+import os
 import re
 import shutil
 import unicodedata
@@ -12,7 +13,7 @@ import pytest
 from conftest import small
 from PIL import Image
 
-from simseg import core
+from simseg import core, data
 from simseg.data import check_unlabelled, find_pictures, load_data, load_pairs, load_unlabelled, read_known, split_data
 from simseg.evaluation import run_evaluation
 from simseg.masks import BACKGROUND
@@ -662,3 +663,38 @@ def test_a_folder_that_is_not_there_and_one_without_pictures(tmp_path):
     with pytest.raises(FileNotFoundError, match="is neither a folder"): load_data(str(tmp_path / "gone"), 32)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no images; simseg reads"): load_data(str(tmp_path / "empty"), 32)
+
+
+def test_names_of_an_old_disk_are_printed_and_written(tmp_path, capsys):
+    "Their accents are no UTF-8."
+    folder = pairs(tmp_path / "own", 12)
+    for part in ("images", "masks"):
+        (folder / part / "05.png").rename(os.fsdecode(os.fsencode(folder / part) + b"/caf\xe9.png"))
+    Path(os.fsdecode(os.fsencode(folder / "images") + b"/gar\xe7on.png")).touch()
+    Image.fromarray(THINGS[0]).save(os.fsdecode(os.fsencode(folder / "masks") + b"/gar\xe7on.png"))
+    model = finetuned(folder, tmp_path / "unet")
+    capsys.readouterr()
+    evaluated(folder, model, tmp_path / "evaluation")
+    assert "gar�on.png is empty" in capsys.readouterr().out.encode("utf-8").decode("utf-8")
+    assert (tmp_path / "evaluation" / "per_image.csv").exists()
+
+
+def test_a_batch_run_that_fails_ends_in_one_sentence(tmp_path, papermill):
+    folder = damaged(photos(tmp_path / "photos", 10), 2)
+    done = papermill("08_simclr", dataset=str(folder), out_dir=str(tmp_path / "out"), epochs=0)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.fullmatch(r"ValueError: 2 of 10 images of .* cannot be read, .*00.png is empty.", last)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_of_many_classes_is_looked_through_in_no_time(tmp_path, monkeypatch):
+    "Names that are all within one another must not be tried pair by pair."
+    for first, kind in enumerate(("Cat", "Dog")):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for i in range(first, 1500): (tmp_path / "photos" / kind / f"{i}.png").touch()
+    tried = []
+    true_addition = data._with_addition
+    monkeypatch.setattr(data, "_with_addition", lambda *given: tried.append(given) or true_addition(*given))
+    assert data.labelled_parts(tmp_path / "photos") is None
+    assert len(tried) < 20_000
