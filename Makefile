@@ -49,6 +49,7 @@ export: install  ## write simseg/*.py from the notebooks
 readme: install  ## write README.md from nbs/index.ipynb
 	jupyter nbconvert --to markdown --no-input --output-dir . --output README --NbConvertApp.output_files_dir=nbs/readme nbs/index.ipynb
 
+notebooks: export OMP_NUM_THREADS = 1
 notebooks: install  ## execute every notebook in place, so that its saved outputs are real, then clean and export
 	rm -rf $(MADE_BY_NOTEBOOKS)
 	for nb in nbs/*.ipynb; do $(EXECUTE) --ExecutePreprocessor.store_widget_state=False $$nb || exit 1; done

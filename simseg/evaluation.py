@@ -29,15 +29,14 @@ def evaluate(
     accelerator,
     border: str = "pet",  # pet, background or ignore
     threshold: float = 0.5,
-) -> pd.DataFrame:  # a row an image: name, id, tp, fp, fn, tn, iou, and the losses' sums
+) -> pd.DataFrame:  # a row an image: name, tp, fp, fn, tn, iou, and the losses' sums
     "Count over images, in the order of `indices`."
     model = model.to(accelerator.device, memory_format=torch.channels_last)
     images = to_device(data.images, accelerator.device)
     masks = to_device(data.masks, accelerator.device)
     counts = count_images(model, images, masks, torch.as_tensor(indices), accelerator, border, threshold)
     counts.insert(0, "name", [data.names[i] for i in indices])
-    counts.insert(1, "id", [data.ids[i] for i in indices])
-    counts.insert(6, "iou", image_ious(counts))
+    counts.insert(5, "iou", image_ious(counts))
     return counts
 
 # %% ../nbs/10_evaluation.ipynb #1fc0d819
@@ -143,6 +142,7 @@ def run_evaluation(
         run.describe(data.skipped, data.notes)
         counts = evaluate(model, data, test, run.accelerator, params["border"], params["threshold"])
         metrics = summarise(counts)
+        counts.insert(1, "id", [data.ids[i] for i in test])
         counts = counts[["name", "id", "tp", "fp", "fn", "tn", "iou"]]
         write_csv(run.folder / "per_image.csv", counts)
         write_overlays(run, model, data, test, counts)

@@ -109,11 +109,11 @@ class Difference:
 
 # %% ../nbs/12_statistics.ipynb #f63be9d6
 def compare(
-    first: Counts,
-    second: Counts,  # of the same seeds and images
+    first: np.ndarray,  # (S, N, 2), as `count_pixels` gives
+    second: np.ndarray,  # (S, N, 2), of the same seeds and images
 ) -> Difference:
     "The paired difference of two cells; raises `ValueError` where they were tested on different images."
-    check_same_images(first.images, second.images)
+    check_same_images(*[counts.images for counts in (first, second) if isinstance(counts, Counts)])
 
     def difference(chosen):
         return (mean_iou(first[:, chosen]) - mean_iou(second[:, chosen])).mean(0)
