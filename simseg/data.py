@@ -23,6 +23,7 @@ import unicodedata
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -516,19 +517,34 @@ def _with_addition(name: str, before: str, behind: str) -> str:
     return str(path.with_name(f"{before}{path.name}{behind}"))
 
 
+def _ending_changed(name: str, old: str, new: str) -> str:
+    "7_sat → 7_mask; empty where the name has another ending."
+    return name.removesuffix(old) + new if name.endswith(old) else ""
+
+
+def _shortest_first(pairs: set) -> list: return sorted(pairs, key=lambda pair: (len("".join(pair)), pair))
+
+
+def _ways_to_mask(image: str, masks: list[str]) -> list:  # functions: name of an image → name of its mask
+    "How one image's mask could be named: the same with an addition, or with another ending; the simplest first."
+    image = PurePosixPath(image)
+    near = [PurePosixPath(mask).name for mask in masks if PurePosixPath(mask).parent == image.parent]
+    additions = {tuple(mask.split(image.name, 1)) for mask in near if image.name in mask}
+    ways = [partial(_with_addition, before=a, behind=b) for a, b in _shortest_first(additions)]
+    begins = [os.path.commonprefix([image.name, mask]) for mask in near]
+    endings = {(image.name.removeprefix(begin), mask.removeprefix(begin)) for begin, mask in zip(begins, near) if begin}
+    return ways + [partial(_ending_changed, old=a, new=b) for a, b in _shortest_first(endings)]
+
+
 def match_names(
     images: list[str],
     masks: list[str],
 ) -> dict[str, str]:  # image → mask; empty where any image is without
-    "The mask of every image, by its name or by the same addition to it throughout."
-    if not images: return {}
-    first = PurePosixPath(images[0])
-    near = [PurePosixPath(mask).name for mask in masks if PurePosixPath(mask).parent == first.parent]
-    additions = {tuple(mask.split(first.name, 1)) for mask in near if first.name in mask}
+    "The mask of every image, by its name, by the same addition to it throughout, or by another ending throughout."
     known = set(masks)
-    for addition in sorted(additions, key=lambda parts: len("".join(parts))):
-        if all(_with_addition(image, *addition) in known for image in images):
-            return {image: _with_addition(image, *addition) for image in images}
+    longest_first = sorted(images, key=len, reverse=True)  # of numbered files, those that an addition fits least
+    for way in _ways_to_mask(images[0], masks) if images else []:
+        if all(way(image) in known for image in longest_first): return {image: way(image) for image in images}
     return {}
 
 # %% ../nbs/05_data.ipynb #1faf258c
@@ -737,7 +753,8 @@ def _decoded(dataset: str, image_size: int, data_root: str, threshold_masks: boo
     "A data set of files, from the cache."
     if dataset == "pets" or dataset in HUB:
         folder = _local(dataset, data_root)
-        key = {"dataset": dataset, "files": fingerprint(visible_files(folder), folder) if folder else "download"}
+        key = {"dataset": dataset, "path": "download", "files": "download"}
+        if folder: key |= {"path": str(folder), "files": fingerprint(visible_files(folder), folder)}
         if dataset == "pets": return cached(key, image_size, lambda: _pets(data_root))
         return cached(key, image_size, lambda: _hub(dataset, folder))
     folder = resolve_path(dataset)

@@ -95,8 +95,9 @@ def as_trimap(
                          "save masks as PNG with hard edges, or set threshold_masks=True, which cuts them half-way.")
     if len(found) > 2 or (len(found) == 2 and found[0] != 0):
         shown = ", ".join(str(value) for value in found[:6])
+        remedy = "; threshold_masks=True cuts soft edges half-way" if len(found) > 2 and found[-1] >= 128 else ""
         raise ValueError(f"The mask {name} holds the values {shown}; a mask is 0 and one other value "
-                         "(several classes are out of scope).")
+                         f"(several classes are out of scope{remedy}).")
     return np.where(values > 0, FOREGROUND, BACKGROUND).astype(np.uint8)
 
 # %% ../nbs/02_masks.ipynb #6ce40b58

@@ -386,6 +386,18 @@ def test_masks_with_the_same_addition_are_found(before, behind, tmp_path):
     assert np.array_equal(load_pairs(str(folder), SIDE).masks != BACKGROUND, np.stack(THINGS[:12]) > 0)
 
 
+def test_masks_with_another_ending_are_found_and_not_pretrained_on(tmp_path):
+    "As DeepGlobe and Cityscapes name theirs."
+    folder = pairs(tmp_path / "own")
+    (folder / "images").rename(folder / "leftImg8bit")
+    (folder / "masks").rename(folder / "gtFine")
+    for part, ending in {"leftImg8bit": "_sat", "gtFine": "_labelIds"}.items():
+        for path in sorted((folder / part).iterdir()): path.rename(path.with_name(f"{path.stem}{ending}.png"))
+    assert np.array_equal(load_pairs(str(folder), SIDE).masks != BACKGROUND, np.stack(THINGS[:12]) > 0)
+    with pytest.raises(ValueError, match="is a part of the labelled set"):
+        load_unlabelled(str(folder / "leftImg8bit"), SIDE)
+
+
 def test_a_mask_that_is_not_found_is_named_with_the_nearest(tmp_path):
     folder = pairs(tmp_path / "own")
     (folder / "masks" / "05.png").rename(folder / "masks" / "05_other.png")
@@ -627,6 +639,11 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         load_unlabelled(str(folder), SIDE)
 
 
+def test_two_copies_of_a_data_set_leave_one_another_alone(tmp_path, cache):
+    for name in ("one", "two"): load_unlabelled(str(photos(tmp_path / name)), SIDE)
+    assert len(list(cache.glob("folder-*"))) == 2
+
+
 def test_what_a_folder_held_before_leaves_the_cache(tmp_path, cache):
     folder = photos(tmp_path / "photos")
     load_unlabelled(str(folder), SIDE)
@@ -695,6 +712,11 @@ def test_a_folder_of_many_classes_is_looked_through_in_no_time(tmp_path, monkeyp
         for i in range(first, 1500): (tmp_path / "photos" / kind / f"{i}.png").touch()
     tried = []
     true_addition = data._with_addition
-    monkeypatch.setattr(data, "_with_addition", lambda *given: tried.append(given) or true_addition(*given))
+
+    def addition(name, **parts):
+        tried.append(name)
+        return true_addition(name, **parts)
+
+    monkeypatch.setattr(data, "_with_addition", addition)
     assert data.labelled_parts(tmp_path / "photos") is None
     assert len(tried) < 20_000

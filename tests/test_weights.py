@@ -2,6 +2,7 @@
 import argparse
 import pickle
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import timm
@@ -44,7 +45,8 @@ HEAD = {"projector.0.weight": torch.zeros(3, 3), "queue": torch.zeros(9)}
 
 LAYOUTS = {  # whose → what their file holds, made from a whole ResNet
     "torchvision": lambda m: m.state_dict(),
-    "a whole checkpoint": lambda m: {"epoch": 3, "state_dict": m.state_dict(), "optimizer": {"state": {}, "lr": 0.1}},
+    "a whole checkpoint": lambda m: {"epoch": 3, "best": np.float64(0.9), "state_dict": m.state_dict(),
+                                     "optimizer": {"state": {}, "lr": 0.1}},
     "lightly": lambda m: {"state_dict": under("backbone.", lightly_backbone(m)) | HEAD},
     "solo-learn": lambda m: {"state_dict": under("backbone.", without_classifier(m.state_dict())) | HEAD},
     "solo-learn with momentum": lambda m: {"state_dict": under("momentum_backbone.", zeros(m.state_dict()))
