@@ -7,7 +7,7 @@ __all__ = ['ENDINGS', 'HEIC', 'RAW', 'OTHER', 'THUMBNAIL', 'CACHE_FORMAT', 'PETS
            'MOST_PARTS', 'ORIENTATION', 'DRAWN', 'DATASETS', 'SYNTHETIC_IMAGES', 'READING', 'visible_files',
            'find_pictures', 'Unreadable', 'printable', 'open_picture', 'to_8_bits', 'as_rgb', 'read_picture',
            'image_id', 'thumbnail', 'near_duplicates', 'break_scenes', 'group_images', 'cache_dir', 'fingerprint',
-           'Source', 'cached', 'list_cache', 'clear_cache', 'match_names', 'look_like_masks', 'labelled_parts',
+           'Source', 'cached', 'list_cache', 'clear_cache', 'match_names', 'are_masks_of', 'labelled_parts',
            'check_unlabelled', 'turn_like', 'check_source', 'reading_of', 'check_readable', 'load_data', 'load_pairs',
            'load_unlabelled', 'stratified_order', 'keep_together', 'content_order', 'Split', 'split_data',
            'list_near_duplicates', 'KnownImages', 'known_images', 'save_known', 'read_known', 'is_known',
@@ -34,7 +34,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .core import check_choice, check_free, check_range, progress, read_json, resolve_path, seed_for
 from .core import write_atomic, write_json
-from .masks import BACKGROUND, FOREGROUND, as_trimap, is_soft, mask_values
+from .masks import BACKGROUND, FOREGROUND, as_trimap, mask_values
 from .synthetic import ImageData, draw_synthetic, fingerprint_of
 
 # %% ../nbs/05_data.ipynb #c3d0afd4
@@ -552,18 +552,32 @@ SAMPLE = 5  # pictures that say whether a folder holds masks
 MOST_PARTS = 20  # subfolders of a labelled set; more of them are classes
 
 
-def look_like_masks(
-    files: list[Path],
-) -> bool:
-    "Whether a few of the pictures look like masks."
-    seen = 0
+def _mask_likeness(values: np.ndarray) -> float:
+    "The share of pixels that hold one of eight values or are nearly the darkest or the brightest, whichever is larger."
+    few = np.sort(np.unique(values, return_counts=True)[1])[-8:].sum() / values.size
+    if values.dtype == np.uint32: return few  # colours, of which none is the brightest
+    low = float(values.min())
+    high = float(values.max())
+    from_edge = np.minimum(values - low, high - values) / max(high - low, 1e-9)
+    return max(few, float((from_edge < 1 / 8).mean()))
+
+
+def _look_like_masks(files: list[Path]) -> float:  # 0 where none can be read
+    "How much a few of the pictures look like masks, in the mean."
+    found = []
     for path in files[::max(1, len(files) // SAMPLE)][:SAMPLE]:
-        try: values = mask_values(open_picture(path), path)
+        try: found.append(_mask_likeness(mask_values(open_picture(path), path)))
         except ValueError: continue
-        counts = np.sort(np.unique(values, return_counts=True)[1])
-        if counts[-8:].sum() < 0.9 * values.size and not is_soft(values): return False
-        seen += 1
-    return seen > 0
+    return float(np.mean(found)) if found else 0.0
+
+
+def are_masks_of(
+    masks: list[Path],
+    images: list[Path],
+) -> bool:
+    "Whether the ones look like masks, and more so than the others: an X-ray is black and white too."
+    likeness = _look_like_masks(masks)
+    return likeness > 0.75 and likeness > _look_like_masks(images) + 0.05
 
 
 def _subfolders(folder: Path) -> dict[str, list[Path]]:
@@ -582,8 +596,7 @@ def labelled_parts(
     if len(files) > MOST_PARTS: return None
     names = {part: [_stem(path, folder / part) for path in paths] for part, paths in files.items()}
     pairs = [(a, b) for a in names for b in names if a != b and match_names(names[a], names[b])]
-    kinds = {part: look_like_masks(files[part]) for part in {part for pair in pairs for part in pair}}
-    found = [(a, b) for a, b in pairs if kinds[b] and not kinds[a]]
+    found = [(images, masks) for images, masks in pairs if are_masks_of(files[masks], files[images])]
     if len(found) < 2: return found[0] if found else None
     shown = ", ".join(f"{a}/ with {b}/" for a, b in found)
     raise ValueError(f"{folder} could be a labelled set in several ways ({shown}); "
@@ -600,8 +613,8 @@ def _masks_beside_photos(files: list[Path]) -> tuple[Path, Path] | None:  # a ph
         photos = by_stem.get(stem.with_name(stem.name[:cut]), []) if cut > 0 else []
         pairs += [(photo, path) for photo in photos[:1] for path in paths]
     for one, other in pairs[:SAMPLE]:
-        if look_like_masks([other]) and not look_like_masks([one]): return one, other
-        if look_like_masks([one]) and not look_like_masks([other]): return other, one
+        if are_masks_of([other], [one]): return one, other
+        if are_masks_of([one], [other]): return other, one
     return None
 
 
@@ -687,9 +700,9 @@ def _labelled_folder(folder: Path, parts: tuple[str, str], threshold_masks: bool
         mask_path = masks[named[names[i]]]
         photo = open_picture(photo_path)
         mask = open_picture(mask_path)
-        lossy = mask.format == "JPEG"
+        compression = mask.format if mask.format in ("JPEG", "WEBP") else ""
         values = mask_values(turn_like(mask, photo, mask_path, photo_path), mask_path)
-        return read_picture(photo_path), Image.fromarray(as_trimap(values, mask_path, threshold_masks, lossy))
+        return read_picture(photo_path), Image.fromarray(as_trimap(values, mask_path, threshold_masks, compression))
 
     alone = sorted(set(masks) - set(named.values()))
     skipped = [{"file": name, "why": f"{masks[name]} is a mask without an image."} for name in alone]

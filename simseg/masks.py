@@ -35,9 +35,10 @@ def _colours(mask: Image.Image) -> np.ndarray:  # (H, W)
     "A number for each pixel, whatever the mask's mode; transparency has no say."
     if mask.mode == "P": return _from_palette(mask)
     if mask.mode in ("1", "L", "I", "F") or mask.mode.startswith("I;16"): return np.asarray(mask)
-    colours = np.asarray(mask.convert("RGB")).astype(np.int32)
-    if (colours == colours[..., :1]).all(): return colours[..., 0]
-    return colours @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    colours = np.asarray(mask.convert("RGB")).astype(np.uint32)
+    spread = int((colours.max(-1) - colours.min(-1)).max())
+    if spread == 0 or (spread <= 8 and colours.max() >= 128): return colours[..., 0].astype(np.uint8)
+    return colours @ np.array([1 << 16, 1 << 8, 1], np.uint32)
 
 # %% ../nbs/02_masks.ipynb #d56f5bc3
 def is_soft(
@@ -46,6 +47,7 @@ def is_soft(
     "Whether a mask has soft edges."
     low = float(values.min())
     high = float(values.max())
+    if values.dtype == np.uint32: return False  # colours have no middle
     whole = high <= 1 if values.dtype.kind == "f" else high >= 128  # classes are small numbers
     from_edge = np.minimum(values - low, high - values) / max(high - low, 1e-9)
     return whole and (from_edge < 1 / 8).mean() > 0.9 and (from_edge > 1 / 8).any() and len(np.unique(values)) > 4
@@ -84,13 +86,17 @@ def as_trimap(
     values: np.ndarray,  # (H, W), as `mask_values` gives
     name,  # of the mask, for the message
     threshold_masks: bool = False,  # cut soft values half-way
-    lossy: bool = False,  # whether the file's compression has changed its values
+    compression: str = "",  # the file's format, where it has changed its values: JPEG, WebP
 ) -> np.ndarray:  # (H, W), uint8: `FOREGROUND` and `BACKGROUND`
     "A mask as a trimap; raises `ValueError` where it holds anything but 0 and one other value."
-    if threshold_masks: values = values > _half(values)
+    coloured = values.dtype == np.uint32
+    if threshold_masks and not coloured: values = values > _half(values)
     found = np.unique(values)
-    if len(found) > 2 and (lossy or is_soft(values)):
-        cause = "JPEG compression makes" if lossy else "soft edges make"
+    if coloured and (len(found) > 2 or (len(found) == 2 and found[0] != 0)):
+        raise ValueError(f"The mask {name} holds {len(found)} colours; a mask is black and one other colour, with hard "
+                         "edges, as PNG (several classes are out of scope).")
+    if len(found) > 2 and (compression or is_soft(values)):
+        cause = f"{compression} compression makes" if compression else "soft edges make"
         raise ValueError(f"The mask {name} holds {len(found)} values from {found[0]} to {found[-1]}, as {cause} them; "
                          "save masks as PNG with hard edges, or set threshold_masks=True, which cuts them half-way.")
     if len(found) > 2 or (len(found) == 2 and found[0] != 0):

@@ -96,7 +96,7 @@ class Drawn:
         "Read it as a mask; a whole one must be what was drawn."
         stored = open_picture(self.path)
         values = mask_values(turn_like(stored, Image.new("RGB", stored.size), self.path, self.path), self.path)
-        found = as_trimap(values, self.path, lossy=stored.format == "JPEG")
+        found = as_trimap(values, self.path, compression=stored.format if self.lossy else "")
         assert set(np.unique(found)) <= {FOREGROUND, BACKGROUND}
         if self.kind != "whole" or self.turned: return
         assert self.lossy or np.array_equal(found == FOREGROUND, self.grey > 0), "not what was drawn"

@@ -305,7 +305,9 @@ REFUSED_MASK = {  # kind → how it is saved, ending, sentence
              "png", "threshold_masks=True|holds the values"),
     "classes": (lambda m, p: Image.fromarray(m // 255 + (HALVES // 255)).save(p), "png", "0, 1, 2; .*several classes"),
     "no zero": (lambda m, p: Image.fromarray(m // 255 + 1).save(p), "png", "holds the values 1, 2"),
-    "two colours": (lambda m, p: Image.fromarray(np.dstack([m, HALVES, m * 0])).save(p), "png", "holds the values"),
+    "two colours": (lambda m, p: Image.fromarray(np.dstack([m, HALVES, m * 0])).save(p), "png", "holds 4 colours; a mask is black and"),
+    "WebP": (lambda m, p: Image.fromarray(m).save(p, quality=60), "webp", "WEBP compression .* threshold_masks=True"),
+    "a colour, JPEG": (lambda m, p: colour(m, (255, 0, 0)).save(p), "jpg", "colours; a mask is black and one other"),
     "contradiction": (lambda m, p: Image.fromarray(np.dstack([m] * 3 + [255 - m])).save(p), "png",
                       "one thing in its colours and another in its transparency"),
     "another size": (lambda m, p: Image.fromarray(m[:40]).save(p), "png", "is 48×40 pixels, but its image is 48×48"),
@@ -323,7 +325,7 @@ def test_a_mask_that_could_be_misread_is_refused_by_name(kind, tmp_path, cache):
     assert not [path for path in cache.iterdir() if path.is_dir()]  # and nothing half-done stays
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "soft"])
+@pytest.mark.parametrize("kind", ["JPEG", "WebP", "soft"])
 def test_soft_masks_are_cut_half_way_when_told_to(kind, tmp_path):
     save, ending, _ = REFUSED_MASK[kind]
     data = load_pairs(str(mask_folder(tmp_path, save, ending)), SIDE, threshold_masks=True)
@@ -450,6 +452,16 @@ def test_classes_with_the_same_names_are_no_labelled_set(tmp_path):
         path.rename(path.with_name(f"{i:02d}.png"))
     check_unlabelled(tmp_path / "photos")
     assert load_unlabelled(str(tmp_path / "photos"), SIDE).labels.tolist() == [0] * 6 + [1] * 6
+
+
+def test_masks_of_jpeg_are_masks_all_the_same(tmp_path):
+    folder = pairs(tmp_path / "own")
+    (folder / "masks").rename(folder / "labels")
+    for path in sorted((folder / "labels").iterdir()):
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    with pytest.raises(ValueError, match="JPEG compression"): load_unlabelled(str(folder), SIDE)
+    assert len(load_pairs(str(folder), SIDE, threshold_masks=True)) == 12
 
 
 def test_what_could_be_labelled_in_two_ways_is_refused(tmp_path):
