@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'HEIC', 'RAW', 'OTHER', 'THUMBNAIL', 'CACHE_FORMAT', 'PETS_FOLDER', 'PETS_PARTS', 'HUB', 'SAMPLE',
-           'MOST_PARTS', 'ORIENTATION', 'DRAWN', 'DATASETS', 'SYNTHETIC_IMAGES', 'READING', 'visible_files',
-           'find_pictures', 'Unreadable', 'printable', 'open_picture', 'to_8_bits', 'as_rgb', 'read_picture',
-           'image_id', 'thumbnail', 'near_duplicates', 'break_scenes', 'group_images', 'cache_dir', 'fingerprint',
-           'Source', 'cached', 'list_cache', 'clear_cache', 'match_names', 'are_masks_of', 'labelled_parts',
-           'check_unlabelled', 'turn_like', 'check_source', 'reading_of', 'check_readable', 'load_data', 'load_pairs',
-           'load_unlabelled', 'stratified_order', 'keep_together', 'content_order', 'Split', 'split_data',
-           'list_near_duplicates', 'KnownImages', 'known_images', 'save_known', 'read_known', 'is_known',
-           'split_unlabelled', 'to_device', 'take']
+           'ORIENTATION', 'DRAWN', 'DATASETS', 'SYNTHETIC_IMAGES', 'READING', 'visible_files', 'find_pictures',
+           'Unreadable', 'printable', 'open_picture', 'to_8_bits', 'as_rgb', 'read_picture', 'image_id', 'thumbnail',
+           'near_duplicates', 'break_scenes', 'group_images', 'cache_dir', 'fingerprint', 'Source', 'cached',
+           'list_cache', 'clear_cache', 'match_names', 'are_masks_of', 'labelled_parts', 'check_unlabelled',
+           'turn_like', 'check_source', 'reading_of', 'check_readable', 'load_data', 'load_pairs', 'load_unlabelled',
+           'stratified_order', 'keep_together', 'content_order', 'Split', 'split_data', 'list_near_duplicates',
+           'KnownImages', 'known_images', 'save_known', 'read_known', 'is_known', 'split_unlabelled', 'to_device',
+           'take']
 
 # %% ../nbs/05_data.ipynb #381510a1
 import difflib
@@ -510,7 +510,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
         found[name] = path
     return found
 
-
+# %% ../nbs/05_data.ipynb #14ad3d11
 def _with_addition(name: str, before: str, behind: str) -> str:
     "sub/cat → sub/cat_mask"
     path = PurePosixPath(name)
@@ -549,7 +549,6 @@ def match_names(
 
 # %% ../nbs/05_data.ipynb #1faf258c
 SAMPLE = 5  # pictures that say whether a folder holds masks
-MOST_PARTS = 20  # subfolders of a labelled set; more of them are classes
 
 
 def _mask_likeness(values: np.ndarray) -> float:
@@ -579,7 +578,7 @@ def are_masks_of(
     likeness = _look_like_masks(masks)
     return likeness > 0.75 and likeness > _look_like_masks(images) + 0.05
 
-
+# %% ../nbs/05_data.ipynb #63990b63
 def _subfolders(folder: Path) -> dict[str, list[Path]]:
     "The pictures of each visible subfolder that has any."
     places = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -593,7 +592,7 @@ def labelled_parts(
     "Whether a folder is a labelled set; raises `ValueError` where several subfolders could be its masks."
     if (folder / "images").is_dir() and (folder / "masks").is_dir(): return "images", "masks"
     files = _subfolders(folder)
-    if len(files) > MOST_PARTS: return None
+    if len(files) > 20: return None  # they are classes
     names = {part: [_stem(path, folder / part) for path in paths] for part, paths in files.items()}
     pairs = [(a, b) for a in names for b in names if a != b and match_names(names[a], names[b])]
     found = [(images, masks) for images, masks in pairs if are_masks_of(files[masks], files[images])]

@@ -307,7 +307,7 @@ def describe_images(
 ) -> str:  # Markdown
     "What was left out of the images, and what else is odd about them."
     lines = [f"{note}." for note in data.notes]
-    if data.skipped: lines.append(f"Labelled images: {len(data.skipped)} files were left out, see `skipped.csv` of a run.")
+    if data.skipped: lines.append(f"Labelled: {len(data.skipped)} files were left out, see `skipped.csv` of a run.")
     for encoder, seed in dict(pretrainings(study)).items():
         folder = resolve_path(run_dir(study, "simclr", encoder, seed))
         if not (folder / "metrics.json").is_file(): continue

@@ -18,7 +18,16 @@ CONFIDENCE = 0.95
 
 
 class Counts(np.ndarray):
-    "Intersection and union of a cell's runs, (S, N, 2), int64, pixels; `images` says which they were counted on."
+    "Intersection and union of a cell's runs, which know the images that they were counted on."
+
+    def __new__(
+        cls,
+        pixels: np.ndarray,  # (S, N, 2), int64
+        images: list[str],  # (N,), ids, or names where there are none
+    ):
+        counts = np.asarray(pixels).view(cls)
+        counts.images = images
+        return counts
 
     def __array_finalize__(self, source): self.images = getattr(source, "images", None)
 
@@ -40,9 +49,7 @@ def count_pixels(
     for table in per_image:
         union = table["tp"] + table["fp"] + table["fn"]
         counts.append(np.stack([table["tp"], union], 1))
-    counts = np.stack(counts).view(Counts)
-    counts.images = images[0]
-    return counts
+    return Counts(np.stack(counts), images[0])
 
 
 def mean_iou(
