@@ -95,6 +95,7 @@ def parameter_table(symbol) -> str:
 
 def signature(symbol) -> str:
     "Names and defaults; the types are in the table."
+    if inspect.isclass(symbol) and issubclass(symbol, Exception): return ""  # Python's own, which has none
     given = inspect.signature(symbol)
     bare = [p.replace(annotation=inspect.Parameter.empty) for p in given.parameters.values() if p.name != "self"]
     return str(given.replace(parameters=bare, return_annotation=inspect.Signature.empty))
