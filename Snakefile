@@ -10,8 +10,10 @@
 # again without harm, and what depends on a run runs again when its content has changed.
 import logging
 import os
+import platform
 import shlex
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -19,8 +21,10 @@ from filelock import FileLock, Timeout
 from snakemake.logging import logger
 
 from simseg.batch import StudyLines
-from simseg.core import write_yaml
+from simseg.core import resolved_precision, write_yaml
+from simseg.data import files_fingerprint
 from simseg.report import print_results
+from simseg.run import code_fingerprint
 from simseg.study import check_study, evaluation_params, ready_encoder, run_dir, simclr_params, split_arm, study_cells
 from simseg.study import unet_params
 from simseg.transfer import UNTRAINED, encoder_file
@@ -35,6 +39,7 @@ root = f"outputs/{study['name']}"
 grid_cell = "{arm}/ratio{ratio}/seed{seed}"
 papermill = f"{shlex.quote(sys.executable)} -m papermill --engine simseg --kernel python3 --no-progress-bar"
 HOW_IT_RUNS = ["data_root", "device", "precision"]  # a change of these makes no other run, and reruns nothing
+precision = resolved_precision(study["precision"], study["device"])
 how_it_runs = " ".join(f"-r {key} {shlex.quote(study[key])}" for key in HOW_IT_RUNS)
 
 wildcard_constraints:
@@ -60,6 +65,20 @@ def pretrained(wildcards):
     if not ready: return f"{root}/simclr/{encoder}/seed{wildcards.seed}/results.sha256"
     return [] if ready in UNTRAINED else str(encoder_file(ready))
 
+def simclr_of(wildcards): return simclr_params(study, wildcards.encoder, int(wildcards.seed))
+
+def unet_of(wildcards): return unet_params(study, wildcards.arm, float(wildcards.ratio), int(wildcards.seed))
+
+def evaluation_of(wildcards): return evaluation_params(study, wildcards.arm, float(wildcards.ratio), int(wildcards.seed))
+
+files_of = lru_cache(files_fingerprint)
+
+def depends_on(stage, params):
+    "What makes a run besides its parameters, as it is now: where one of these has changed, it runs again."
+    named = sorted({params["dataset"], params.get("leave_out", "")} - {""})
+    images = " ".join(files_of(dataset, study["data_root"]) for dataset in named).strip()
+    return f"code {code_fingerprint(stage)}, images {images or 'drawn'}, {precision}"
+
 evaluated = [run_dir(study, "evaluation", arm, seed, ratio) for arm, ratio, seed in study_cells(study)]
 
 # a run whose files somebody has removed has to run again
@@ -73,6 +92,7 @@ def says_more(record):
     return record.levelno >= logging.WARNING and not known
 
 if workflow.is_main_process:
+    os.environ["SIMSEG_STUDY"] = f"{platform.node()}:{os.getpid()}"  # whose jobs end when it does
     for handler in logger.handlers: handler.addFilter(says_more)
     logger.addHandler(StudyLines())
 
@@ -91,7 +111,7 @@ rule report:
     input: "nbs/14_report.ipynb", [f"{folder}/results.sha256" for folder in evaluated]
     output: results=f"{root}/results.csv", html=f"{root}/report.html"
     log: f"{root}/report.ipynb", f"{root}/log.txt"
-    params: yaml.safe_dump(study)
+    params: yaml.safe_dump(study), code_fingerprint("report")
     shell:
         "({papermill} {input[0]} {log[0]} -p study_file {root}/study.yaml && {sys.executable} -c "
         "'from simseg.report import write_report_html; write_report_html(\"{log[0]}\")') > {log[1]} 2>&1"
@@ -100,7 +120,8 @@ rule simclr:
     output: f"{root}/simclr/{{encoder}}/seed{{seed}}/results.sha256"
     log: f"{root}/simclr/{{encoder}}/seed{{seed}}/notebook.ipynb", f"{root}/simclr/{{encoder}}/seed{{seed}}/log.txt"
     params:
-        asked=lambda w: as_yaml(simclr_params(study, w.encoder, int(w.seed))),
+        asked=lambda w: as_yaml(simclr_of(w)),
+        depends=lambda w: depends_on("simclr", simclr_of(w)),
         made=made("metrics.json", "encoder.safetensors", "learnt_from.safetensors")
     threads: study["threads"]
     shell: batch_job("08_simclr")
@@ -110,7 +131,8 @@ rule unet:
     output: f"{root}/unet/{grid_cell}/results.sha256"
     log: f"{root}/unet/{grid_cell}/notebook.ipynb", f"{root}/unet/{grid_cell}/log.txt"
     params:
-        asked=lambda w: as_yaml(unet_params(study, w.arm, float(w.ratio), int(w.seed))),
+        asked=lambda w: as_yaml(unet_of(w)),
+        depends=lambda w: depends_on("unet", unet_of(w)),
         made=made("metrics.json", "model/*")
     threads: study["threads"]
     shell: batch_job("09_unet")
@@ -120,7 +142,8 @@ rule evaluation:
     output: f"{root}/evaluation/{grid_cell}/results.sha256"
     log: f"{root}/evaluation/{grid_cell}/notebook.ipynb", f"{root}/evaluation/{grid_cell}/log.txt"
     params:
-        asked=lambda w: as_yaml(evaluation_params(study, w.arm, float(w.ratio), int(w.seed))),
+        asked=lambda w: as_yaml(evaluation_of(w)),
+        depends=lambda w: depends_on("evaluation", evaluation_of(w)),
         made=made("metrics.json", "per_image.csv")
     threads: study["threads"]
     shell: batch_job("10_evaluation")

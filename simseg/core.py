@@ -6,7 +6,8 @@
 __all__ = ['PLAIN', 'COMPILE', 'COMPILE_FROM', 'repo_root', 'resolve_path', 'share', 'write_atomic', 'finite', 'write_json',
            'read_json', 'write_yaml', 'read_yaml', 'write_csv', 'check_free', 'parameter_defaults', 'injected_names',
            'check_known', 'check_types', 'read_parameters', 'check_choice', 'check_range', 'seed_for', 'generator_for',
-           'bf16_in_hardware', 'check_tracker', 'make_accelerator', 'compile_model', 'progress']
+           'bf16_in_hardware', 'check_tracker', 'resolved_device', 'resolved_precision', 'make_accelerator',
+           'compile_model', 'progress']
 
 # %% ../nbs/00_core.ipynb #eb438461
 import ast
@@ -244,6 +245,24 @@ def check_tracker(
         raise ValueError(f"tracker={tracker!r} is not installed here; `pip install {tracker}`, or take tracker='none'.")
 
 
+def resolved_device(device: str) -> str:  # cpu or cuda
+    "The device that `auto` means here; raises `ValueError` for one that is not there."
+    check_choice("device", device, ["auto", "cpu", "cuda"])
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda', but torch sees no CUDA GPU here; use device='auto' or 'cpu'.")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def resolved_precision(
+    precision: str,  # auto, fp32 or bf16
+    device: str,  # auto, cpu or cuda
+) -> str:  # fp32 or bf16
+    "The precision that `auto` means here."
+    check_choice("precision", precision, ["auto", "fp32", "bf16"])
+    bf16 = precision == "bf16" or (precision == "auto" and bf16_in_hardware(resolved_device(device)))
+    return "bf16" if bf16 else "fp32"
+
+
 def make_accelerator(
     device: str = "auto",  # auto, cpu or cuda
     precision: str = "auto",  # auto, fp32 or bf16 (autocast; the weights stay float32)
@@ -254,13 +273,9 @@ def make_accelerator(
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    check_choice("device", device, ["auto", "cpu", "cuda"])
-    check_choice("precision", precision, ["auto", "fp32", "bf16"])
+    bf16 = resolved_precision(precision, device) == "bf16"
+    device = resolved_device(device)
     check_tracker(tracker)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda', but torch sees no CUDA GPU here; use device='auto' or 'cpu'.")
-    device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    bf16 = precision == "bf16" or (precision == "auto" and bf16_in_hardware(device))
     # Accelerate keeps one state a process and refuses a second precision; a notebook may want both.
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no",

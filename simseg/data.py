@@ -8,10 +8,10 @@ __all__ = ['ENDINGS', 'HEIC', 'RAW', 'OTHER', 'THUMBNAIL', 'CACHE_FORMAT', 'PETS
            'Unreadable', 'printable', 'open_picture', 'to_8_bits', 'as_rgb', 'read_picture', 'image_id', 'thumbnail',
            'near_duplicates', 'break_scenes', 'group_images', 'cache_dir', 'fingerprint', 'Source', 'cached',
            'list_cache', 'clear_cache', 'match_names', 'are_masks_of', 'labelled_parts', 'check_unlabelled',
-           'turn_like', 'check_source', 'reading_of', 'check_readable', 'load_data', 'load_pairs', 'load_unlabelled',
-           'stratified_order', 'keep_together', 'content_order', 'Split', 'split_data', 'list_near_duplicates',
-           'KnownImages', 'known_images', 'save_known', 'read_known', 'is_known', 'split_unlabelled', 'to_device',
-           'take']
+           'turn_like', 'check_source', 'reading_of', 'files_fingerprint', 'check_readable', 'load_data', 'load_pairs',
+           'load_unlabelled', 'stratified_order', 'keep_together', 'content_order', 'Split', 'split_data',
+           'list_near_duplicates', 'KnownImages', 'known_images', 'save_known', 'read_known', 'is_known',
+           'split_unlabelled', 'to_device', 'take']
 
 # %% ../nbs/05_data.ipynb #381510a1
 import difflib
@@ -761,16 +761,26 @@ def _drawn(dataset: str, image_size: int, max_images: int, seed: int) -> ImageDa
     return data
 
 
+def _place(dataset: str, data_root: str) -> Path | None:  # None: it is to be downloaded
+    "The folder of a data set of files."
+    return _local(dataset, data_root) if dataset in DATASETS else resolve_path(dataset)
+
+
+def files_fingerprint(dataset: str, data_root: str = "") -> str:  # empty for drawn images
+    "What a data set holds, from its files' names, sizes and times, without opening one."
+    if dataset in DRAWN: return ""
+    folder = _place(dataset, data_root)
+    if folder is None: return "download"
+    return fingerprint(visible_files(folder) if dataset in DATASETS else find_pictures(folder), folder)
+
+
 def _decoded(dataset: str, image_size: int, data_root: str, threshold_masks: bool) -> ImageData:
     "A data set of files, from the cache."
-    if dataset == "pets" or dataset in HUB:
-        folder = _local(dataset, data_root)
-        key = {"dataset": dataset, "path": "download", "files": "download"}
-        if folder: key |= {"path": str(folder), "files": fingerprint(visible_files(folder), folder)}
-        if dataset == "pets": return cached(key, image_size, lambda: _pets(data_root))
-        return cached(key, image_size, lambda: _hub(dataset, folder))
-    folder = resolve_path(dataset)
-    key = {"dataset": "folder", "path": str(folder), "files": fingerprint(find_pictures(folder), folder)}
+    folder = _place(dataset, data_root)
+    key = {"dataset": dataset if dataset in DATASETS else "folder", "path": str(folder or "download"),
+           "files": files_fingerprint(dataset, data_root)}
+    if dataset == "pets": return cached(key, image_size, lambda: _pets(data_root))
+    if dataset in HUB: return cached(key, image_size, lambda: _hub(dataset, folder))
     if threshold_masks: key["threshold_masks"] = True
     return cached(key, image_size, lambda: _folder(folder, threshold_masks))
 

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'HOW_IT_RUNS', 'BEGAN_WITH', 'RUN_FILES', 'COPIES', 'git_commit', 'provenance', 'file_fingerprint',
-           'epoch_line', 'check_finite', 'State', 'Best', 'first_difference', 'clear_remains', 'clear_run',
-           'read_state', 'check_folder', 'check_room', 'OwnedFolder', 'ClaimedFolder', 'RecordedEpochs', 'Run']
+           'code_fingerprint', 'epoch_line', 'check_finite', 'State', 'Best', 'first_difference', 'clear_remains',
+           'clear_run', 'read_state', 'check_folder', 'check_room', 'OwnedFolder', 'ClaimedFolder', 'RecordedEpochs',
+           'Run']
 
 # %% ../nbs/01_run.ipynb #b31a45db
+import ast
 import hashlib
 import os
 import platform
@@ -15,7 +17,9 @@ import shutil
 import subprocess
 import tempfile
 from datetime import datetime
+from functools import lru_cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +74,33 @@ def file_fingerprint(
     for file in files:
         with open(file, "rb") as opened: digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()[:16]
+
+# %% ../nbs/01_run.ipynb #725c6eca
+def _without_docstrings(tree: ast.AST) -> str:
+    "A module's syntax tree in words."
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        documented = isinstance(body, list) and body and isinstance(body[0], ast.Expr)
+        if documented and isinstance(body[0].value, ast.Constant): node.body = body[1:]
+    return ast.dump(tree)
+
+
+@lru_cache(maxsize=16)
+def code_fingerprint(
+    stage: str,  # simclr, unet, …: a module of simseg
+) -> str:  # 16 hexadecimal digits; those of nothing for a stage that is none
+    "What the code of a stage does, whatever it says."
+    library = Path(find_spec("simseg").origin).parent
+    seen = {}
+    waiting = [stage]
+    while waiting:
+        module = waiting.pop()
+        file = library / f"{module}.py"
+        if module in seen or not file.is_file(): continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        waiting += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
+        seen[module] = _without_docstrings(tree)
+    return hashlib.sha256(repr(sorted(seen.items())).encode()).hexdigest()[:16]
 
 # %% ../nbs/01_run.ipynb #806f238e
 SHOWN = {  # column of history.csv → its name in the line
@@ -181,7 +212,7 @@ class Best:
 # parameters that say how a run is run, not what it is
 HOW_IT_RUNS = ["data_root", "device", "precision", "out_dir", "overwrite", "tracker", "stop_after"]
 # of `ran_on`: what a run cannot go on without
-BEGAN_WITH = ["stage", "device", "precision", "images", "left_out", "encoder", "model"]
+BEGAN_WITH = ["stage", "code", "device", "precision", "images", "left_out", "encoder", "model"]
 
 
 def first_difference(
@@ -316,7 +347,8 @@ class ClaimedFolder(OwnedFolder):
         **began_with,  # images, encoder or model: fingerprints of what the run depends on besides its parameters
     ):
         "Make the folder this run's; raise `ValueError` where it holds another."
-        ran_on = {"stage": self.stage, **began_with, **provenance(self.accelerator, self.params["seed"], self.seeded)}
+        code = code_fingerprint(self.stage)
+        ran_on = {"stage": self.stage, "code": code, **began_with, **provenance(self.accelerator, self.params["seed"], self.seeded)}
         whole = {**self.params, "ran_on": ran_on}
         clear_remains(self.folder)
         other = self.other_run(whole)

@@ -1,7 +1,9 @@
 "Stages as users run them, and what bad input is answered with."
 import dataclasses
 import json
+import platform
 import subprocess
+import time
 
 import nbformat
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 import yaml
-from conftest import BIN, small
+from conftest import BIN, ROOT, small, with_our_commands
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 from safetensors.torch import load_file
@@ -233,3 +235,22 @@ def test_the_averaged_weights_are_kept_and_the_encoder_has_its_rate(tmp_path):
     assert away("average", "decoder") < away("free", "decoder") / 2
     assert away("slow", "encoder.conv1") < 1e-6
     assert min(away("slow", "decoder"), away("free", "encoder.conv1")) > 1e-3
+
+
+# When a study is gone
+
+def test_a_batch_run_ends_with_the_study_that_started_it(tmp_path):
+    "The kernel too: nobody would be left to wait for it, and it would meet the next study in its folder."
+    study = subprocess.Popen(["sleep", "600"])
+    out = tmp_path / "out"
+    command = [BIN / "papermill", "--engine", "simseg", "--kernel", "python3", "nbs/08_simclr.ipynb",
+               tmp_path / "run.ipynb", "-p", "epochs", "200", "-p", "batch_size", "16", "-p", "out_dir", out]
+    started_by = with_our_commands(SIMSEG_STUDY=f"{platform.node()}:{study.pid}")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    run = subprocess.Popen(command, cwd=ROOT, env=started_by, text=True, **pipes)
+    assert any(line.startswith("epoch 2/") for line in run.stdout)
+    study.kill()
+    study.wait()
+    assert run.wait() == 1
+    while read_state(out)["state"] == "running": time.sleep(0.1)  # until the kernel has seen that its parent is gone
+    assert read_state(out)["state"] == "cut off"

@@ -3,16 +3,20 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from conftest import BIN, ROOT, with_our_commands
+from PIL import Image
 
 from simseg.batch import batch_cells
 from simseg.core import check_known, check_types, parameter_defaults
 from simseg.study import check_study, pretrainings, simclr_params, study_cells, unet_params
+from simseg.synthetic import draw_synthetic
 
 PARAMS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "params").glob("*.yaml"))}
 STUDIES = [name for name, values in PARAMS.items() if "encoders" in values]
@@ -124,3 +128,67 @@ def test_a_small_study_from_end_to_end(small_study):
     assert code == 0, said[-3000:]
     assert len(before) == 7
     for path, content in before.items(): assert path.read_bytes() == content, path
+
+
+# What changed runs again
+
+OWN_STUDY = """
+name: {name}
+image_size: 32
+encoder_name: resnet18
+label_ratios: [0.8]
+seeds: [0]
+encoders: {{scratch: }}
+unet: {{dataset: {images}, epochs: 0}}
+"""
+
+
+@pytest.fixture
+def finished_study(small_study, tmp_path):
+    "A study of one's own images that has run, and their folder."
+    file, out = small_study
+    images = tmp_path / "own"
+    for part in ("images", "masks"): (images / part).mkdir(parents=True)
+    drawn = draw_synthetic(12, 32)
+    for i in range(12):
+        Image.fromarray(drawn.images[i].transpose(1, 2, 0)).save(images / "images" / f"{i}.png")
+        Image.fromarray((drawn.masks[i] != 2).astype(np.uint8)).save(images / "masks" / f"{i}.png")
+    file.write_text(OWN_STUDY.format(name=out.name, images=images))
+    code, said = snakemake("--configfile", file)
+    assert code == 0, said[-3000:]
+    return file, images
+
+
+def planned(file, *more) -> dict:  # rule → why
+    "What a dry run would run, and why."
+    _, said = snakemake("--configfile", file, "--dry-run", *more)
+    return dict(re.findall(r"^rule (\w+):\n(?:.*\n)*?    reason: (.*)$", said, re.MULTILINE))
+
+
+def test_a_study_notices_what_changed_and_nothing_else(finished_study):
+    file, images = finished_study
+    assert planned(file) == {}
+    why = planned(file, "--config", "precision=fp32")
+    assert set(why) == {"unet", "evaluation", "report"} and "fp32" in why["unet"]
+    for part in ("images", "masks"): shutil.copy(images / part / "3.png", images / part / "again.png")
+    why = planned(file)
+    assert set(why) == {"unet", "evaluation", "report"} and "images" in why["unet"]
+
+
+def test_code_is_noticed_and_what_is_said_of_it_is_not(checkout, tmp_path):
+    "In a copy of the library, of which a comment, a docstring, and then a figure is changed."
+    asked = "from simseg.run import code_fingerprint; print(code_fingerprint('simclr'), code_fingerprint('unet'))"
+
+    def fingerprints():
+        environment = {**os.environ, "PYTHONPATH": str(checkout)}
+        run = subprocess.run([sys.executable, "-c", asked], cwd=checkout, env=environment, capture_output=True, text=True)
+        return run.stdout.split()
+
+    simclr, unet = fingerprints()
+    module = checkout / "simseg" / "simclr.py"
+    code = module.read_text(encoding="utf-8")
+    module.write_text(code.replace('"What classifiers make', "# as said\n    \"What some classifiers make"), encoding="utf-8")
+    assert module.read_text(encoding="utf-8") != code and fingerprints() == [simclr, unet]
+    module.write_text(code.replace("BANK = 5000", "BANK = 4000"), encoding="utf-8")
+    changed, same = fingerprints()
+    assert changed != simclr and same == unet
