@@ -65,11 +65,11 @@ def pretrained(wildcards):
     if not ready: return f"{root}/simclr/{encoder}/seed{wildcards.seed}/results.sha256"
     return [] if ready in UNTRAINED else str(encoder_file(ready))
 
-def simclr_of(wildcards): return simclr_params(study, wildcards.encoder, int(wildcards.seed))
+def simclr_of(w): return simclr_params(study, w.encoder, int(w.seed))
 
-def unet_of(wildcards): return unet_params(study, wildcards.arm, float(wildcards.ratio), int(wildcards.seed))
+def unet_of(w): return unet_params(study, w.arm, float(w.ratio), int(w.seed))
 
-def evaluation_of(wildcards): return evaluation_params(study, wildcards.arm, float(wildcards.ratio), int(wildcards.seed))
+def evaluation_of(w): return evaluation_params(study, w.arm, float(w.ratio), int(w.seed))
 
 files_of = lru_cache(files_fingerprint)
 

@@ -93,7 +93,7 @@ def end_in_a_sentence(kind, error, traceback):
     if hasattr(error, "evalue"): print(f"{error.ename}: {error.evalue}", file=sys.stderr)
     else: sys.__excepthook__(kind, error, traceback)
 
-
+# %% ../nbs/16_batch.ipynb #c650f0fd
 class SimsegEngine:
     "Papermill's own engine, given the run of a stage notebook."
 

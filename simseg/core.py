@@ -262,7 +262,7 @@ def resolved_precision(
     bf16 = precision == "bf16" or (precision == "auto" and bf16_in_hardware(resolved_device(device)))
     return "bf16" if bf16 else "fp32"
 
-
+# %% ../nbs/00_core.ipynb #eb67def0
 def make_accelerator(
     device: str = "auto",  # auto, cpu or cuda
     precision: str = "auto",  # auto, fp32 or bf16 (autocast; the weights stay float32)

@@ -347,8 +347,8 @@ class ClaimedFolder(OwnedFolder):
         **began_with,  # images, encoder or model: fingerprints of what the run depends on besides its parameters
     ):
         "Make the folder this run's; raise `ValueError` where it holds another."
-        code = code_fingerprint(self.stage)
-        ran_on = {"stage": self.stage, "code": code, **began_with, **provenance(self.accelerator, self.params["seed"], self.seeded)}
+        made_by = {"stage": self.stage, "code": code_fingerprint(self.stage)}
+        ran_on = {**made_by, **began_with, **provenance(self.accelerator, self.params["seed"], self.seeded)}
         whole = {**self.params, "ran_on": ran_on}
         clear_remains(self.folder)
         other = self.other_run(whole)

@@ -181,14 +181,15 @@ def test_code_is_noticed_and_what_is_said_of_it_is_not(checkout, tmp_path):
 
     def fingerprints():
         environment = {**os.environ, "PYTHONPATH": str(checkout)}
-        run = subprocess.run([sys.executable, "-c", asked], cwd=checkout, env=environment, capture_output=True, text=True)
-        return run.stdout.split()
+        command = [sys.executable, "-c", asked]
+        return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True).stdout.split()
 
     simclr, unet = fingerprints()
     module = checkout / "simseg" / "simclr.py"
     code = module.read_text(encoding="utf-8")
-    module.write_text(code.replace('"What classifiers make', "# as said\n    \"What some classifiers make"), encoding="utf-8")
-    assert module.read_text(encoding="utf-8") != code and fingerprints() == [simclr, unet]
+    said = code.replace('"What classifiers make', '# as said\n    "What some classifiers make')
+    module.write_text(said, encoding="utf-8")
+    assert said != code and fingerprints() == [simclr, unet]
     module.write_text(code.replace("BANK = 5000", "BANK = 4000"), encoding="utf-8")
     changed, same = fingerprints()
     assert changed != simclr and same == unet
