@@ -25,8 +25,8 @@ from simseg.core import resolved_precision, write_yaml
 from simseg.data import files_fingerprint
 from simseg.report import print_results
 from simseg.run import code_fingerprint
-from simseg.study import check_study, evaluation_params, ready_encoder, run_dir, simclr_params, split_arm, study_cells
-from simseg.study import unet_params
+from simseg.study import check_study, collect_results, evaluation_params, ready_encoder, run_dir, simclr_params
+from simseg.study import split_arm, study_cells, unet_params
 from simseg.transfer import UNTRAINED, encoder_file
 
 # glibc keeps freed memory for the next step instead of giving it back to the system: benchmarks/bench_memory.py says
@@ -84,6 +84,8 @@ evaluated = [run_dir(study, "evaluation", arm, seed, ratio) for arm, ratio, seed
 # a run whose files somebody has removed has to run again
 for file in Path(root).glob("**/results.sha256"):
     if not file.with_name("metrics.json").exists(): file.unlink()
+if not all(Path(root, name).exists() for name in ("results.csv", "report.html")):
+    Path(root, "report.sha256").unlink(missing_ok=True)
 
 def says_more(record):
     "What Snakemake itself prints: all of a dry run; else warnings and errors that StudyLines has no sentence for."
@@ -104,17 +106,26 @@ onstart:
     except Timeout: raise WorkflowError(f"The study {study['name']} is running already; wait for it, or stop it first.")
     write_yaml(f"{root}/study.yaml", study)
 
+make_report = (
+    f"({papermill} nbs/14_report.ipynb {root}/report.ipynb -p study_file {root}/study.yaml && "
+    f"{shlex.quote(sys.executable)} -c 'from simseg.report import write_report_html; "
+    f"write_report_html(\"{root}/report.ipynb\")') > {root}/log.txt 2>&1"
+)
+
 onsuccess: print_results(root)
-onerror: print_results(root)
+
+onerror:
+    # What there is gets its report, and the report says what is missing. It is not the rule's, whose marker says that
+    # it is whole.
+    if collect_results(study).size: shell(f"{make_report} || true")
+    print_results(root)
 
 rule report:
     input: "nbs/14_report.ipynb", [f"{folder}/results.sha256" for folder in evaluated]
-    output: results=f"{root}/results.csv", html=f"{root}/report.html"
+    output: f"{root}/report.sha256"
     log: f"{root}/report.ipynb", f"{root}/log.txt"
     params: yaml.safe_dump(study), code_fingerprint("report")
-    shell:
-        "({papermill} {input[0]} {log[0]} -p study_file {root}/study.yaml && {sys.executable} -c "
-        "'from simseg.report import write_report_html; write_report_html(\"{log[0]}\")') > {log[1]} 2>&1"
+    shell: f"{make_report} && sha256sum {root}/results.csv {root}/report.html > {{output}}"
 
 rule simclr:
     output: f"{root}/simclr/{{encoder}}/seed{{seed}}/results.sha256"

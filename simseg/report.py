@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMPARISON_COLUMNS', 'LABEL_COLUMNS', 'VERDICTS', 'PRETRAINING_LABELS', 'LINE_STYLES', 'study_file', 'encoder_kind',
            'encoder_pairs', 'compare_arms', 'compare_labels', 'tally', 'describe_saving', 'answers', 'results_table',
-           'seeds_note', 'last_epoch_best', 'published_results', 'compare_with_published', 'print_results',
+           'seeds_note', 'last_epoch_best', 'published_results', 'compare_with_published', 'holes', 'print_results',
            'report_title', 'describe_images', 'draw_pretraining', 'plot_pretraining', 'recipe_styles',
            'draw_finetuning', 'plot_finetuning', 'draw_ratios', 'plot_ratios', 'draw_differences', 'plot_differences',
            'predicted_masks', 'show_predictions', 'write_report_html']
@@ -25,7 +25,8 @@ from .figures import (METRIC_NAMES, encoder_colours, overlay_batch, plot_curve, 
                             show_images)
 from .masks import make_targets
 from .statistics import Saving, compare, labels_saved, seed_interval
-from .study import (BASE, arm_label, arm_name, collect_results, evaluated_cells, evaluation_params, pretrainings,
+from .study import (BASE, arm_label, arm_name, collect_results, evaluated_cells, evaluation_params, failed_runs,
+                          pretrainings,
                           read_history, ready_encoder, run_dir, simclr_params, split_arm, study_cells, study_data,
                           unet_params)
 from .transfer import UNTRAINED
@@ -272,17 +273,25 @@ def _study_in(folder: str | Path) -> dict:  # outputs/<study>
     raise FileNotFoundError(f"There is no study in {folder} (study.yaml is missing); run it first.")
 
 
+def holes(
+    study: dict,
+    results: pd.DataFrame,  # as `collect_results` gives
+) -> list[str]:
+    "What a study has not got, a line each: how many cells, and each run that failed with its sentence."
+    n_cells = len(study_cells(study))
+    lines = [f"failed: {line}" for line in failed_runs(study)]
+    if len(results) < n_cells: lines.insert(0, f"{len(results)} of {n_cells} cells are evaluated")
+    return lines
+
+
 def print_results(
     study: dict | str | Path,  # a study, or its folder: outputs/<study>
 ):
     "Print the table of test IoU, and where results and report lie."
     if not isinstance(study, dict): study = _study_in(study)
     results = collect_results(study)
-    n_cells = len(study_cells(study))
-    if not len(results):
-        print(f"Of the {n_cells} cells of the study {study['name']} none is evaluated yet.")
-        return
-    if len(results) < n_cells: print(f"{len(results)} of {n_cells} cells are evaluated.")
+    for line in holes(study, results): print(line)
+    if not len(results): return
     title = f"Test IoU on {results['n_images'].iloc[0]} images, by encoder and share of images labelled"
     print(f"{title}{seeds_note(results)}\n\n{results_table(results).to_string()}\n")
     for name, file in {"Every metric: ": "results.csv", "Report:       ": "report.html"}.items():
@@ -298,7 +307,9 @@ def report_title(
     if not len(results): raise ValueError(f"The study {study['name']} has no evaluated cell yet; run it first.")
     size = f"a {study['encoder_name']} encoder at {study['image_size']} px"
     images = f"fine-tuned on `{study['unet'].get('dataset', 'synthetic')}`, {results['n_images'].iloc[0]} test images"
-    return f"# Study `{study['name']}`\n\n{len(results)} of {len(study_cells(study))} cells: {size}, {images}."
+    missing = "".join(f"\n- {line}" for line in holes(study, results))
+    cells = f"{len(results)} of {len(study_cells(study))} cells"
+    return f"# Study `{study['name']}`\n\n{cells}: {size}, {images}.\n{missing}"
 
 # %% ../nbs/14_report.ipynb #3ccefbad
 def describe_images(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'HOW_IT_RUNS', 'BEGAN_WITH', 'RUN_FILES', 'COPIES', 'git_commit', 'provenance', 'file_fingerprint',
-           'code_fingerprint', 'epoch_line', 'check_finite', 'State', 'Best', 'first_difference', 'clear_remains',
-           'clear_run', 'read_state', 'check_folder', 'check_room', 'OwnedFolder', 'ClaimedFolder', 'RecordedEpochs',
-           'Run']
+           'code_fingerprint', 'epoch_line', 'check_finite', 'State', 'Best', 'first_difference', 'files_left',
+           'clear_remains', 'clear_run', 'read_state', 'check_folder', 'check_room', 'OwnedFolder', 'ClaimedFolder',
+           'RecordedEpochs', 'Run']
 
 # %% ../nbs/01_run.ipynb #b31a45db
 import ast
@@ -240,6 +240,11 @@ def _remove(path: Path):
     else: path.unlink(missing_ok=True)
 
 
+def files_left(folder: Path) -> list[str]:
+    "What a run has left; a state alone is that of one that failed before it began."
+    return [name for name in RUN_FILES if name != "state.json" and (folder / name).exists()]
+
+
 def clear_remains(folder: Path):
     "Remove what a process that died while it wrote has left half-written."
     for name in map(Path, RUN_FILES):
@@ -319,7 +324,7 @@ class OwnedFolder:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if self.claimed and kind is not None:
+        if kind is not None and (self.claimed or not files_left(self.folder)):
             if issubclass(kind, KeyboardInterrupt): self.note("stopped")
             else: self.note("failed", sentence=str(error).split("\n")[0] or kind.__name__)
         self.lock.release()
@@ -372,7 +377,7 @@ class ClaimedFolder(OwnedFolder):
 
     def other_run(self, whole: dict) -> str:
         "In what the run that the folder holds differs from this one; empty where it holds none, or this one."
-        left = [name for name in RUN_FILES if (self.folder / name).exists()]
+        left = files_left(self.folder)
         if not left: return ""
         if "params.yaml" not in left: return f"{left[0]}, without its params.yaml"
         try: return first_difference(read_yaml(self.folder / "params.yaml"), whole)

@@ -7,7 +7,7 @@ __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CE
            'VALIDATION_COLUMNS', 'arm_name', 'split_arm', 'arm_label', 'study_cells', 'ready_encoder', 'pretrainings',
            'run_dir', 'simclr_params', 'unet_params', 'evaluation_params', 'check_study', 'read_study', 'study_files',
            'study_data', 'is_evaluated', 'evaluated_cells', 'collect_results', 'collect_counts', 'collect_validation',
-           'read_history', 'study_runs', 'study_progress']
+           'read_history', 'study_runs', 'failed_runs', 'study_progress']
 
 # %% ../nbs/13_study.ipynb #43cb18ec
 import re
@@ -386,6 +386,21 @@ def _state_of_run(
     if state != "done": return state
     evaluated = run["stage"] == "unet" and (run["evaluation"] / "metrics.json").is_file()
     return "evaluated" if evaluated else "trained"
+
+
+def failed_runs(
+    study: dict,
+) -> list[str]:  # "unet scratch 20% seed 0: …", a line a run
+    "The runs that failed, each with its sentence."
+    lines = []
+    for run in study_runs(study):
+        labelled = f" {100 * run['ratio']:.10g}%" if run["ratio"] else ""
+        folders = {run["stage"]: run["out"], "evaluation": run["evaluation"]}
+        for stage, folder in folders.items():
+            state = read_state(folder) if folder else {}
+            if state.get("state") != "failed": continue
+            lines.append(f"{stage} {run['arm']}{labelled} seed {run['seed']}: {state['sentence']}")
+    return lines
 
 
 def study_progress(

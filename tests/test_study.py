@@ -175,6 +175,25 @@ def test_a_study_notices_what_changed_and_nothing_else(finished_study):
     assert set(why) == {"unet", "evaluation", "report"} and "images" in why["unet"]
 
 
+def test_what_failed_leaves_a_hole_with_its_sentence(finished_study):
+    "The others go on, the report is made, and the study is done when what was wrong is mended."
+    file, images = finished_study
+    out = ROOT / "outputs" / yaml.safe_load(file.read_text())["name"]
+    photos = shutil.copytree(images / "images", images.with_name("photos"))
+    (photos / "3.png").write_bytes(b"")
+    encoders = f"encoders: {{scratch: , bad: {{dataset: {photos}, batch_size: 2, epochs: 0, max_unreadable: 0.0}}}}"
+    file.write_text(file.read_text().replace("encoders: {scratch: }", encoders))
+    code, said = snakemake("--configfile", file)
+    assert code == 1
+    assert "1 of 2 cells are evaluated\nfailed: simclr bad seed 0: 1 of 12 images of" in said
+    assert len(pd.read_csv(out / "results.csv")) == 1
+    assert "failed: simclr bad seed 0" in (out / "report.html").read_text(encoding="utf-8")
+    shutil.copy(images / "images" / "3.png", photos)
+    code, said = snakemake("--configfile", file)
+    assert code == 0, said[-3000:]
+    assert len(pd.read_csv(out / "results.csv")) == 2
+
+
 def test_code_is_noticed_and_what_is_said_of_it_is_not(checkout, tmp_path):
     "In a copy of the library, of which a comment, a docstring, and then a figure is changed."
     asked = "from simseg.run import code_fingerprint; print(code_fingerprint('simclr'), code_fingerprint('unet'))"
