@@ -161,6 +161,14 @@ def test_a_folder_that_cannot_be_written_is_named_before_training(tmp_path, untr
         run_unet(small("unet", tmp_path / "file" / "run"))
 
 
+def test_a_run_that_failed_before_it_began_says_so_and_leaves_the_folder_free(tmp_path):
+    with pytest.raises(FileNotFoundError): run_unet(small("unet", tmp_path, dataset="no_such_set"))
+    assert read_state(tmp_path)["state"] == "failed" and "no_such_set" in read_state(tmp_path)["sentence"]
+    run_unet(small("unet", tmp_path, epochs=0))
+    with pytest.raises(FileNotFoundError): run_unet(small("unet", tmp_path, dataset="no_such_set"))
+    assert read_state(tmp_path)["state"] == "done"  # of the run that the folder holds
+
+
 # What is written
 
 @pytest.fixture
