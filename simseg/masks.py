@@ -101,7 +101,8 @@ def as_trimap(
                          "save masks as PNG with hard edges, or set threshold_masks=True, which cuts them half-way.")
     if len(found) > 2 or (len(found) == 2 and found[0] != 0):
         shown = ", ".join(str(value) for value in found[:6])
-        remedy = "; threshold_masks=True cuts soft edges half-way" if len(found) > 2 and found[-1] >= 128 else ""
+        soft = len(found) > 2 and found[1] >= 100  # classes have smaller numbers
+        remedy = "; threshold_masks=True cuts soft edges half-way" if soft else ""
         raise ValueError(f"The mask {name} holds the values {shown}; a mask is 0 and one other value "
                          f"(several classes are out of scope{remedy}).")
     return np.where(values > 0, FOREGROUND, BACKGROUND).astype(np.uint8)
