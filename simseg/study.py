@@ -6,10 +6,12 @@
 __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CELL', 'FROM_UNET', 'ONE_RUN', 'BASE',
            'VALIDATION_COLUMNS', 'arm_name', 'split_arm', 'arm_label', 'study_cells', 'ready_encoder', 'pretrainings',
            'run_dir', 'simclr_params', 'unet_params', 'evaluation_params', 'check_study', 'read_study', 'study_files',
-           'study_data', 'is_evaluated', 'evaluated_cells', 'collect_results', 'collect_counts', 'collect_validation',
-           'read_history', 'study_runs', 'failed_runs', 'study_progress']
+           'study_data', 'run_params', 'other_params', 'is_finished', 'judge_cells', 'evaluated_cells',
+           'collect_results', 'collect_counts', 'collect_validation', 'read_history', 'study_runs', 'describe_run',
+           'study_progress', 'left_out']
 
 # %% ../nbs/13_study.ipynb #43cb18ec
+import hashlib
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +23,7 @@ from .core import (check_known, check_range, check_types, parameter_defaults, re
                          resolve_path)
 from .data import DRAWN, READING, check_source, load_pairs, reading_of, split_data
 from .masks import check_threshold
-from .run import read_state
+from .run import first_difference, read_state
 from .simclr import check_simclr
 from .statistics import count_pixels
 from .transfer import UNTRAINED, encoder_file
@@ -282,22 +284,139 @@ def study_data(
     return data, split_data(data, 0.8, params["split"], params["split_seed"])
 
 # %% ../nbs/13_study.ipynb #297635de
-def _run_folder(study: dict, stage: str, arm: str, ratio: float, seed: int) -> Path:
-    "Where a cell's run leaves its files, as an absolute path."
+@lru_cache(maxsize=4096)
+def _table(path: Path, changed: tuple) -> pd.DataFrame: return pd.read_csv(path)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    "A CSV file."
+    status = path.stat()
+    return _table(path, (status.st_mtime_ns, status.st_size))
+
+# %% ../nbs/13_study.ipynb #efe8e111
+def _run_folder(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> Path:
+    "Where a run leaves its files, as an absolute path."
     return resolve_path(run_dir(study, stage, arm, seed, ratio))
 
 
-def is_evaluated(study: dict, arm: str, ratio: float, seed: int) -> bool:
+@lru_cache(maxsize=4096)
+def _yaml(path: Path, changed: int) -> dict: return read_yaml(path)
+
+
+def _saved_params(folder: Path) -> dict:
+    "A run's params.yaml, read again only when it has changed; empty where there is none."
+    path = folder / "params.yaml"
+    return _yaml(path, path.stat().st_mtime_ns) if path.is_file() else {}
+
+
+def run_params(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> dict:
+    "The parameters of any run of a study."
+    if stage == "simclr": return simclr_params(study, arm, seed)
+    if stage == "unet": return unet_params(study, arm, ratio, seed)
+    return evaluation_params(study, arm, ratio, seed)
+
+
+def other_params(
+    study: dict,
+    stage: str,
+    arm: str,
+    seed: int,
+    ratio: float | None = None,
+) -> str:  # "epochs=8, here epochs=3"; empty for a run as the study asks for it
+    "In what the run that lies in a folder differs from the one that the study asks for."
+    asked = run_params(study, stage, arm, seed, ratio)
+    saved = _saved_params(_run_folder(study, stage, arm, seed, ratio))
+    ran_on = saved.get("ran_on", {})
+    precision = ran_on.get("precision")
+    if study["precision"] not in ("auto", precision): return f"precision {precision}, here {study['precision']}"
+    return first_difference(saved, {**asked, "ran_on": ran_on})
+
+# %% ../nbs/13_study.ipynb #b6b2635b
+def _made_anew(
+    used: Path,  # the folder of the run that used something
+    what: str,  # encoder or model
+    source: Path,  # the folder of the run that made it
+    file: str,  # under which name
+) -> str:  # empty where nothing is known against it
+    state = read_state(source)
+    if state["state"] == "waiting": return ""  # somebody has tidied up
+    if state["state"] != "done": return f"its {what} is being made anew"
+    made = state.get("made", {}).get(file)
+    began_with = _saved_params(used).get("ran_on", {}).get(what)
+    return "" if made in (None, began_with) else f"its {what} has been made anew"
+
+
+def _other_inputs(study: dict, arm: str, ratio: float, seed: int) -> str:
+    "Whether a cell's runs began with what the study has now."
+    encoder, _ = split_arm(arm)
+    unet = _run_folder(study, "unet", arm, seed, ratio)
+    evaluation = _run_folder(study, "evaluation", arm, seed, ratio)
+    found = _made_anew(evaluation, "model", unet, "model")
+    if found or ready_encoder(study, encoder): return found
+    simclr = _run_folder(study, "simclr", encoder, seed)
+    return _made_anew(unet, "encoder", simclr, "encoder.safetensors")
+
+# %% ../nbs/13_study.ipynb #8b7637e3
+def _runs_of_cell(study: dict, arm: str, ratio: float, seed: int) -> list[tuple]:  # (stage, arm, seed, ratio)
+    "The runs that a cell rests on."
+    encoder, _ = split_arm(arm)
+    runs = [(stage, arm, seed, ratio) for stage in ("unet", "evaluation")]
+    return runs if ready_encoder(study, encoder) else [("simclr", encoder, seed), *runs]
+
+
+def is_finished(study: dict, arm: str, ratio: float, seed: int) -> bool:
     "Whether a cell's fine-tuning and evaluation are both finished."
-    folders = [_run_folder(study, stage, arm, ratio, seed) for stage in ("unet", "evaluation")]
+    folders = [_run_folder(study, stage, arm, seed, ratio) for stage in ("unet", "evaluation")]
     return all((folder / "metrics.json").is_file() for folder in folders)
+
+
+def _differs(study: dict, arm: str, ratio: float, seed: int) -> str:
+    "Why a finished cell is not the study's, looked at by itself."
+    for stage, *run in _runs_of_cell(study, arm, ratio, seed):
+        gone = stage == "simclr" and not _saved_params(_run_folder(study, stage, *run))
+        difference = "" if gone else other_params(study, stage, *run)
+        if difference: return f"{stage} with {difference}"
+    return _other_inputs(study, arm, ratio, seed)
+
+# %% ../nbs/13_study.ipynb #1e7beeb8
+def _measured_on(study: dict, arm: str, ratio: float, seed: int) -> dict:  # what → a mark of it
+    "What has to be alike in all cells of a study."
+    encoder, _ = split_arm(arm)
+    marks = {}
+    for stage, *run in _runs_of_cell(study, arm, ratio, seed):
+        ran_on = _saved_params(_run_folder(study, stage, *run)).get("ran_on", {})
+        images = f"images of {encoder}" if stage == "simclr" else "images"
+        marks |= {images: ran_on.get("images"), f"precision of {stage}": ran_on.get("precision")}
+    counts = _read_table(_run_folder(study, "evaluation", arm, seed, ratio) / "per_image.csv")
+    known_by = counts["id" if "id" in counts else "name"]
+    marks["test images"] = hashlib.sha256(" ".join(map(str, known_by)).encode()).hexdigest()[:16]
+    return {what: mark for what, mark in marks.items() if mark}
+
+
+def _when_evaluated(study: dict, arm: str, ratio: float, seed: int) -> str:
+    return read_state(_run_folder(study, "evaluation", arm, seed, ratio)).get("when", "")
+
+
+def judge_cells(
+    study: dict,
+) -> dict:  # (arm, label ratio, seed) of each finished cell → why it is stale; empty for one that counts
+    "Which finished cells belong together."
+    finished = [cell for cell in study_cells(study) if is_finished(study, *cell)]
+    judged = {cell: _differs(study, *cell) for cell in finished}
+    alike = {cell: _measured_on(study, *cell) for cell, stale in judged.items() if not stale}
+    now = {}
+    for cell in sorted(alike, key=lambda cell: _when_evaluated(study, *cell)): now |= alike[cell]
+    for cell, marks in alike.items():
+        other = [f"{what} {mark}, now {now[what]}" for what, mark in marks.items() if mark != now[what]]
+        if other: judged[cell] = other[0]
+    return judged
 
 
 def evaluated_cells(
     study: dict,
 ) -> list[tuple[str, float, int]]:  # (arm, label ratio, seed)
-    "The cells that have a result."
-    return [cell for cell in study_cells(study) if is_evaluated(study, *cell)]
+    "The cells that have a result, and belong together."
+    return [cell for cell, stale in judge_cells(study).items() if not stale]
 
 # %% ../nbs/13_study.ipynb #80ecd561
 def collect_results(
@@ -307,8 +426,8 @@ def collect_results(
     rows = []
     for arm, ratio, seed in evaluated_cells(study):
         encoder, recipe = split_arm(arm)
-        n_train = read_json(_run_folder(study, "unet", arm, ratio, seed) / "metrics.json")["n_train"]
-        metrics = read_json(_run_folder(study, "evaluation", arm, ratio, seed) / "metrics.json")
+        n_train = read_json(_run_folder(study, "unet", arm, seed, ratio) / "metrics.json")["n_train"]
+        metrics = read_json(_run_folder(study, "evaluation", arm, seed, ratio) / "metrics.json")
         cell = {"encoder": encoder, "recipe": recipe, "label_ratio": ratio, "seed": seed}
         rows.append({**cell, "n_train": n_train, **metrics})
     return pd.DataFrame(rows)
@@ -320,8 +439,8 @@ def collect_counts(
     "What the runs there are counted on the test images."
     tables = {}
     for arm, ratio, seed in evaluated_cells(study):
-        path = _run_folder(study, "evaluation", arm, ratio, seed) / "per_image.csv"
-        tables.setdefault((arm, ratio), {})[seed] = pd.read_csv(path)
+        path = _run_folder(study, "evaluation", arm, seed, ratio) / "per_image.csv"
+        tables.setdefault((arm, ratio), {})[seed] = _read_table(path)
     return {cell: (list(by_seed), count_pixels(list(by_seed.values()))) for cell, by_seed in tables.items()}
 
 # %% ../nbs/13_study.ipynb #906fe790
@@ -334,25 +453,19 @@ def collect_validation(
     "Each U-Net's IoU on validation images, at the epoch of the lowest validation loss, which is the one kept."
     rows = []
     for arm, ratio, seed in study_cells(study):
-        path = _run_folder(study, "unet", arm, ratio, seed) / "metrics.json"
+        path = _run_folder(study, "unet", arm, seed, ratio) / "metrics.json"
         metrics = read_json(path) if path.is_file() else {}
-        if "val_iou" not in metrics: continue  # not finished, or of no epochs
+        if "val_iou" not in metrics or other_params(study, "unet", arm, seed, ratio): continue
         encoder, recipe = split_arm(arm)
         last = metrics["best_epoch"] == unet_params(study, arm, ratio, seed)["epochs"]
         rows.append([encoder, recipe, ratio, seed, metrics["val_iou"], last])
     return pd.DataFrame(rows, columns=VALIDATION_COLUMNS)
 
 # %% ../nbs/13_study.ipynb #89d74687
-@lru_cache(maxsize=1024)
-def _table(path: Path, changed: tuple) -> pd.DataFrame: return pd.read_csv(path)
-
-
 def _history(folder: Path) -> pd.DataFrame:
     "The history in a run's folder."
     path = folder / "history.csv"
-    if not path.is_file(): return pd.DataFrame(columns=["epoch"])
-    status = path.stat()
-    return _table(path, (status.st_mtime_ns, status.st_size))
+    return _read_table(path) if path.is_file() else pd.DataFrame(columns=["epoch"])
 
 
 def read_history(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> pd.DataFrame:
@@ -362,58 +475,88 @@ def read_history(study: dict, stage: str, arm: str, seed: int, ratio: float | No
 # %% ../nbs/13_study.ipynb #c3dbfd97
 def study_runs(
     study: dict,
-) -> list[dict]:  # stage, arm, ratio, seed, epochs, and the folders `out` and `evaluation`
-    "Every pretraining and every fine-tuning of a study, in the order of its cells."
+) -> list[dict]:  # stage, arm, ratio, seed, and the folders `out` and `evaluation`
+    "Every pretraining and every cell of a study, in the order of its cells."
     runs = []
     for encoder, seed in pretrainings(study):
-        params = simclr_params(study, encoder, seed)
-        run = {"stage": "simclr", "arm": encoder, "ratio": None, "seed": seed, "epochs": params["epochs"]}
-        runs.append({**run, "out": resolve_path(params["out_dir"]), "evaluation": None})
+        run = {"stage": "simclr", "arm": encoder, "ratio": None, "seed": seed}
+        runs.append({**run, "out": _run_folder(study, "simclr", encoder, seed), "evaluation": None})
     for arm, ratio, seed in study_cells(study):
-        params = unet_params(study, arm, ratio, seed)
-        run = {"stage": "unet", "arm": arm, "ratio": ratio, "seed": seed, "epochs": params["epochs"]}
-        evaluation = _run_folder(study, "evaluation", arm, ratio, seed)
-        runs.append({**run, "out": resolve_path(params["out_dir"]), "evaluation": evaluation})
+        run = {"stage": "unet", "arm": arm, "ratio": ratio, "seed": seed}
+        evaluation = _run_folder(study, "evaluation", arm, seed, ratio)
+        runs.append({**run, "out": _run_folder(study, "unet", arm, seed, ratio), "evaluation": evaluation})
     return runs
 
+
+def describe_run(run: dict) -> str:
+    "A run as sentences name it: unet scratch 20% seed 0."
+    labelled = f" {100 * run['ratio']:.10g}%" if run["ratio"] else ""
+    return f"{run['stage']} {run['arm']}{labelled} seed {run['seed']}"
+
 # %% ../nbs/13_study.ipynb #5eed2a4d
+def _speed_and_time_left(state: dict, history: pd.DataFrame) -> str:  # "76 images/s, 12 min left"
+    "How fast a training run is, and how long it will go on like that."
+    if not len(history): return ""
+    words = f"{history['images_per_second'].iloc[-1]:.3g} images/s, " if "images_per_second" in history else ""
+    if "seconds" not in state: return words.rstrip(", ")
+    minutes = state["seconds"] * (state["epochs"] - state["epoch"]) / 60
+    return f"{words}{max(1, round(minutes))} min left"
+
+
+def _stands(folder: Path) -> tuple[str, str]:  # state, and what there is to say of it
+    "How a run stands by itself."
+    state = read_state(folder)
+    if state["state"] == "failed": return "failed", state["sentence"]
+    if state["state"] not in ("running", "cut off", "stopped") or "epochs" not in state: return state["state"], ""
+    after = f"epoch {state['epoch']} of {state['epochs']}"
+    if state["state"] != "running": return state["state"], f"after {after}"
+    return after, _speed_and_time_left(state, _history(folder))
+
+# %% ../nbs/13_study.ipynb #838daf93
 def _state_of_run(
-    run: dict,  # one of `study_runs`
-    epochs_done: int,
-) -> str:  # waiting, epoch 2 of 4, cut off, stopped, failed, trained or evaluated
-    state = read_state(run["out"])["state"]
-    if state == "running": return f"epoch {epochs_done} of {run['epochs']}"
-    if state != "done": return state
-    evaluated = run["stage"] == "unet" and (run["evaluation"] / "metrics.json").is_file()
-    return "evaluated" if evaluated else "trained"
-
-
-def failed_runs(
     study: dict,
-) -> list[str]:  # "unet scratch 20% seed 0: …", a line a run
-    "The runs that failed, each with its sentence."
-    lines = []
-    for run in study_runs(study):
-        labelled = f" {100 * run['ratio']:.10g}%" if run["ratio"] else ""
-        folders = {run["stage"]: run["out"], "evaluation": run["evaluation"]}
-        for stage, folder in folders.items():
-            state = read_state(folder) if folder else {}
-            if state.get("state") != "failed": continue
-            lines.append(f"{stage} {run['arm']}{labelled} seed {run['seed']}: {state['sentence']}")
-    return lines
+    run: dict,  # one of `study_runs`
+    judged: dict,  # as `judge_cells` gives
+) -> tuple[str, str]:  # waiting, epoch 2 of 4, cut off, stopped, failed, stale, trained or evaluated; and a note
+    "Where a pretraining or a cell has come to."
+    state, note = _stands(run["out"])
+    if state != "done": return state, note
+    cell = (run["arm"], run["ratio"], run["seed"])
+    if run["stage"] == "simclr" or cell not in judged:
+        difference = other_params(study, run["stage"], run["arm"], run["seed"], run["ratio"])
+        if difference: return "stale", difference
+    if run["stage"] == "simclr": return "trained", ""
+    state, note = _stands(run["evaluation"])
+    if state != "done": return ("trained" if state == "waiting" else state), note
+    if cell not in judged: return "trained", ""
+    return ("stale", judged[cell]) if judged[cell] else ("evaluated", "")
 
 
 def study_progress(
-    runs: list[dict],  # as `study_runs` gives
-) -> pd.DataFrame:  # a row a run: stage, arm, labelled, seed, state, val_loss, iou
+    study: dict,
+) -> pd.DataFrame:  # a row a run: stage, arm, labelled, seed, state, note, val_loss, iou
     "How far each pretraining and each cell has come."
+    judged = judge_cells(study)
     rows = []
-    for run in runs:
+    for run in study_runs(study):
         history = _history(run["out"])
-        state = _state_of_run(run, len(history))
-        labelled = f"{run['ratio']:.0%}" if run["ratio"] else ""
+        state, note = _state_of_run(study, run, judged)
+        labelled = f"{100 * run['ratio']:.10g}%" if run["ratio"] else ""
         row = {"stage": run["stage"], "arm": run["arm"], "labelled": labelled, "seed": run["seed"], "state": state}
+        row["note"] = note
         row["val_loss"] = history["val_loss"].min() if "val_loss" in history else float("nan")
         row["iou"] = read_json(run["evaluation"] / "metrics.json")["iou"] if state == "evaluated" else float("nan")
         rows.append(row)
     return pd.DataFrame(rows)
+
+# %% ../nbs/13_study.ipynb #87b2b2dd
+def left_out(
+    study: dict,
+) -> list[str]:  # "failed: unet scratch 20% seed 0: …", a line a run
+    "The runs that failed and those that are stale, each with its sentence."
+    judged = judge_cells(study)
+    lines = []
+    for run in study_runs(study):
+        state, note = _state_of_run(study, run, judged)
+        if state in ("failed", "stale"): lines.append(f"{state}: {describe_run(run)}: {note}")
+    return lines
