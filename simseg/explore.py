@@ -8,7 +8,7 @@ __all__ = ['ROOM', 'EXAMPLE', 'REFERENCE_VIEWS', 'LOOKED_THROUGH', 'PARTS', 'ORD
            'draw_matrix', 'draw_loss', 'draw_temperature', 'explore_temperature', 'groups_of', 'data_parts', 'outlined',
            'draw_data', 'data_sentence', 'explore_data', 'order_images', 'StudyModels', 'draw_column',
            'draw_predictions', 'predictions_sentence', 'offer_cells', 'explore_predictions', 'name_lines', 'draw_study',
-           'progress_table', 'progress_sentence', 'explore_study']
+           'progress_table', 'explore_study']
 
 # %% ../nbs/15_explore.ipynb #ffb2d420
 import asyncio
@@ -40,7 +40,7 @@ from .report import draw_finetuning, draw_pretraining, draw_ratios
 from .simclr import nt_xent, run_simclr
 from .study import (arm_label, check_study, collect_results, evaluated_cells, evaluation_params, read_study,
                           run_dir, simclr_params, split_arm, study_cells, study_data, study_files,
-                          study_progress, study_runs, unet_params)
+                          progress_sentence, study_progress, unet_params)
 from .synthetic import ImageData
 from .transfer import load_encoder, make_encoder
 from .unet import load_model, run_unet
@@ -579,7 +579,6 @@ def name_lines(figure: Figure):
 
 def draw_study(
     study: dict,
-    runs: list[dict],  # as `study_runs` gives
     ratio: float,  # whose learning curves
 ) -> Figure:
     "Pretraining losses, validation losses at a ratio, and the test IoU so far."
@@ -592,8 +591,7 @@ def draw_study(
     middle.set_title(f"fine-tuning, {ratio:.0%} labelled")
     results = collect_results(study)
     draw_ratios(right, results, colours=encoder_colours(study["encoders"]))
-    cells = [run for run in runs if run["stage"] == "unet"]
-    right.set_title(f"{len(results)} of {len(cells)} cells")
+    right.set_title(f"{len(results)} of {len(study_cells(study))} cells")
     name_lines(figure)
     return figure
 
@@ -602,15 +600,6 @@ def progress_table(table: pd.DataFrame) -> str:
     "A table as HTML that scrolls where it is long."
     rows = table.to_html(index=False, na_rep="", float_format="{:.3f}".format, border=0, justify="left", col_space=80)
     return f"<div style='max-height: 22em; overflow-y: auto'>{rows}</div>"
-
-
-def progress_sentence(
-    name: str,  # of the study
-    table: pd.DataFrame,  # as `study_progress` gives
-) -> str:
-    "How many runs are in which state."
-    states = table["state"].replace(r"epoch.*", "running", regex=True).value_counts()
-    return f"Study {name}: of {len(table)} runs {', '.join(f'{n} {state}' for state, n in states.items())}."
 
 # %% ../nbs/15_explore.ipynb #729f8eea
 async def _keep_drawing(explorer: Explorer, switch: widgets.Checkbox, seconds: float):
@@ -636,9 +625,8 @@ def explore_study(
 
     def draw(file, ratio):
         study = opened(file)
-        runs = study_runs(study)
-        table = study_progress(runs)
-        return draw_study(study, runs, ratio), progress_sentence(study["name"], table), progress_table(table)
+        table = study_progress(study)
+        return draw_study(study, ratio), progress_sentence(study["name"], table), progress_table(table)
 
     def start(change):
         if not change["new"]: return

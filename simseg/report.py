@@ -25,10 +25,9 @@ from .figures import (METRIC_NAMES, encoder_colours, overlay_batch, plot_curve, 
                             show_images)
 from .masks import make_targets
 from .statistics import Saving, compare, labels_saved, seed_interval
-from .study import (BASE, arm_label, arm_name, collect_results, evaluated_cells, evaluation_params, failed_runs,
-                          pretrainings,
-                          read_history, ready_encoder, run_dir, simclr_params, split_arm, study_cells, study_data,
-                          unet_params)
+from .study import (BASE, arm_label, arm_name, collect_results, evaluated_cells, evaluation_params, left_out,
+                          pretrainings, read_history, ready_encoder, run_dir, simclr_params, split_arm, study_cells,
+                          study_data, unet_params)
 from .transfer import UNTRAINED
 from .unet import load_model
 
@@ -277,9 +276,9 @@ def holes(
     study: dict,
     results: pd.DataFrame,  # as `collect_results` gives
 ) -> list[str]:
-    "What a study has not got, a line each: how many cells, and each run that failed with its sentence."
+    "What a study has not got, a line each: how many cells, and each run that failed or is stale, with its sentence."
     n_cells = len(study_cells(study))
-    lines = [f"failed: {line}" for line in failed_runs(study)]
+    lines = left_out(study)
     if len(results) < n_cells: lines.insert(0, f"{len(results)} of {n_cells} cells are evaluated")
     return lines
 
