@@ -21,23 +21,27 @@ from filelock import FileLock, Timeout
 from snakemake.logging import logger
 
 from simseg.batch import StudyLines
-from simseg.core import resolved_precision, write_yaml
+from simseg.core import resolved_precision
 from simseg.data import files_fingerprint
 from simseg.report import print_results
 from simseg.run import code_fingerprint
-from simseg.study import check_study, collect_results, evaluation_params, ready_encoder, run_dir, simclr_params
-from simseg.study import split_arm, study_cells, unet_params
+from simseg.study import check_not_taken, check_study, collect_results, evaluation_params, note_origin, ready_encoder
+from simseg.study import run_dir, simclr_params, split_arm, study_cells, unet_params
 from simseg.transfer import UNTRAINED, encoder_file
 
 # glibc keeps freed memory for the next step instead of giving it back to the system: benchmarks/bench_memory.py says
 # what that gains. Without this line, or with a GLIBC_TUNABLES of one's own, it does as it likes.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1073741824")
 
-try: study = check_study(config)
+study_file = (workflow.configfiles or ["the command line"])[-1]
+try:
+    study = check_study(config)
+    if workflow.is_main_process: check_not_taken(study, study_file)
 except (ValueError, OSError) as error: sys.exit(f"simseg: {error}")
 root = f"outputs/{study['name']}"
 grid_cell = "{arm}/ratio{ratio}/seed{seed}"
-papermill = f"{shlex.quote(sys.executable)} -m papermill --engine simseg --kernel python3 --no-progress-bar"
+python = shlex.quote(sys.executable)
+papermill = f"{python} -m papermill --engine simseg --kernel python3 --no-progress-bar"
 HOW_IT_RUNS = ["data_root", "device", "precision"]  # a change of these makes no other run, and reruns nothing
 precision = resolved_precision(study["precision"], study["device"])
 how_it_runs = " ".join(f"-r {key} {shlex.quote(study[key])}" for key in HOW_IT_RUNS)
@@ -104,13 +108,9 @@ onstart:
     Path(root).mkdir(parents=True, exist_ok=True)
     try: lock.acquire()
     except Timeout: raise WorkflowError(f"The study {study['name']} is running already; wait for it, or stop it first.")
-    write_yaml(f"{root}/study.yaml", study)
+    note_origin(study, study_file)
 
-make_report = (
-    f"({papermill} nbs/14_report.ipynb {root}/report.ipynb -p study_file {root}/study.yaml && "
-    f"{shlex.quote(sys.executable)} -c 'from simseg.report import write_report_html; "
-    f"write_report_html(\"{root}/report.ipynb\")') > {root}/log.txt 2>&1"
-)
+make_report = f"{python} -c 'from simseg.command import main; main()' report {root}/study.yaml > {root}/log.txt 2>&1"
 
 onsuccess: print_results(root)
 

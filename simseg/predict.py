@@ -273,12 +273,12 @@ def _add_cache(commands):
     command.add_argument("--clear", nargs="*", metavar="NAME", help="remove these sets; without a name, all of them")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(further=()) -> argparse.ArgumentParser:
     "The command line: what it takes, and its help."
     about = "Does SimCLR pretraining pay off for segmentation? Use the models it made."
     parser = argparse.ArgumentParser("simseg", description=about)
     commands = parser.add_subparsers(dest="command")
-    for add in (_add_predict, _add_export, _add_cache): add(commands)
+    for add in (_add_predict, _add_export, _add_cache, *further): add(commands)
     return parser
 
 # %% ../nbs/11_predict.ipynb #119730bd
@@ -318,9 +318,10 @@ def _run_cache(args) -> int:
 # %% ../nbs/11_predict.ipynb #9e9e62e7
 def main(
     arguments: list[str] | None = None,  # default: the command line's
+    further=(),  # functions that add more commands to its parser, as `_add_cache` does
 ):
     "The command `simseg`; ends the process with its exit code."
-    parser = _parser()
+    parser = _parser(further)
     args = parser.parse_args(arguments)
     if args.command is None:
         parser.print_help()

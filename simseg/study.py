@@ -6,13 +6,13 @@
 __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CELL', 'FROM_UNET', 'ONE_RUN', 'RUNNING', 'BASE',
            'VALIDATION_COLUMNS', 'arm_name', 'split_arm', 'arm_label', 'study_cells', 'ready_encoder', 'pretrainings',
            'run_dir', 'simclr_params', 'unet_params', 'evaluation_params', 'check_study', 'read_study', 'study_files',
-           'other_study', 'check_not_taken', 'note_origin', 'begun_study', 'study_data', 'run_params', 'other_params',
-           'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results', 'collect_counts', 'collect_validation',
-           'read_history', 'study_runs', 'describe_run', 'study_progress', 'progress_sentence', 'left_out']
+           'other_study', 'check_not_taken', 'note_origin', 'begun_file', 'begun_study', 'study_data', 'run_params',
+           'other_params', 'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results', 'collect_counts',
+           'collect_validation', 'read_history', 'study_runs', 'describe_run', 'study_progress', 'progress_sentence',
+           'left_out']
 
 # %% ../nbs/13_study.ipynb #43cb18ec
 import hashlib
-import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -294,7 +294,10 @@ def other_study(
     return first_difference(_flat(without[0]), {**_flat(without[1]), "ran_on": {}})
 
 
-def _origin(file: str | Path) -> str: return str(Path(os.path.relpath(resolve_path(file), repo_root())))
+def _origin(file: str | Path) -> str:
+    "A study file as origin.json names it: relative to the top of the repository where it lies below it."
+    path = resolve_path(file)
+    return str(path.relative_to(repo_root()) if path.is_relative_to(repo_root()) else path)
 
 
 def check_not_taken(
@@ -318,16 +321,22 @@ def note_origin(study: dict, file: str | Path):
     write_yaml(folder / "study.yaml", study)
 
 # %% ../nbs/13_study.ipynb #811ad0b5
-def begun_study(
+def begun_file(
     path: str | Path,  # params/<study>.yaml, or outputs/<study>/study.yaml
-) -> dict:
-    "A study as it was last run; one that was not yet, or was changed since, as its file has it."
+) -> Path:  # outputs/<study>/study.yaml; `path` where the study has not begun, or was changed since
+    "The file that says how a study was last run."
     path = resolve_path(path)
     asked = read_yaml(path) if path.is_file() else {}
     ran = resolve_path(f"outputs/{asked.get('name')}/study.yaml")
-    begun = read_yaml(ran) if ran.is_file() else {}
-    same = begun and not other_study(begun, {**STUDY_DEFAULTS, **asked})
-    return begun if same else read_study(path)
+    same = ran.is_file() and not other_study(read_yaml(ran), {**STUDY_DEFAULTS, **asked})
+    return ran if same else path
+
+
+def begun_study(path: str | Path) -> dict:
+    "A study as `begun_file` has it."
+    file = begun_file(path)
+    begun = file.name == "study.yaml" and file.parent.parent == resolve_path("outputs")  # and so was checked
+    return read_yaml(file) if begun else read_study(file)
 
 # %% ../nbs/13_study.ipynb #a490884a
 def study_data(
@@ -382,6 +391,7 @@ def other_params(
     "In what the run that lies in a folder differs from the one that the study asks for."
     asked = run_params(study, stage, arm, seed, ratio)
     saved = _saved_params(_run_folder(study, stage, arm, seed, ratio))
+    if not saved: return "no params.yaml"
     ran_on = saved.get("ran_on", {})
     precision = ran_on.get("precision")
     if study["precision"] not in ("auto", precision): return f"precision {precision}, here {study['precision']}"
@@ -564,9 +574,9 @@ def _stands(folder: Path) -> tuple[str, str]:  # state, and what there is to say
     state = read_state(folder)
     if state["state"] == "failed": return "failed", state["sentence"]
     if state["state"] not in ("running", "cut off", "stopped") or "epochs" not in state: return state["state"], ""
-    after = f"epoch {state['epoch']} of {state['epochs']}"
-    if state["state"] != "running": return state["state"], f"after {after}"
-    return after, _speed_and_time_left(state, _history(folder))
+    if state["state"] != "running": return state["state"], f"after epoch {state['epoch']} of {state['epochs']}"
+    history = _history(folder)
+    return f"epoch {len(history)} of {state['epochs']}", _speed_and_time_left(state, history)
 
 # %% ../nbs/13_study.ipynb #838daf93
 def _state_of_run(

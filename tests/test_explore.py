@@ -7,7 +7,7 @@ from PIL import Image
 
 from simseg.core import write_csv, write_json, write_yaml
 from simseg.explore import draw_study, explore_data, explore_predictions, explore_study, explore_views
-from simseg.study import check_study, run_dir, study_files, study_progress, study_runs
+from simseg.study import check_study, run_dir, simclr_params, study_files, study_progress
 
 STUDY = {
     "name": "begun", "image_size": 32, "label_ratios": [0.8, 0.2], "seeds": [0], "seeds_at": {0.2: [0, 1]},
@@ -33,23 +33,23 @@ def begun(workplace):
     write_history(pretraining, [4.0, 3.0, 2.0])
     write_json(pretraining / "metrics.json", {"loss": 2})
     write_json(pretraining / "state.json", {"state": "done"})
+    write_yaml(pretraining / "params.yaml", simclr_params(study, "animals", 0))
     cell = workplace / run_dir(study, "unet", "scratch", 0, 0.8)
     write_history(cell, [0.5, 0.4])
-    write_json(cell / "state.json", {"state": "running"})
+    write_json(cell / "state.json", {"state": "running", "epoch": 2, "epochs": 4})
     with FileLock(cell / ".lock"): yield study, cell  # held by a run that is alive
 
 
 def test_a_study_while_it_runs(begun):
     study, _ = begun
-    runs = study_runs(study)
-    table = study_progress(runs).set_index(["stage", "arm", "labelled", "seed"])
+    table = study_progress(study).set_index(["stage", "arm", "labelled", "seed"])
     assert table["state"].value_counts().to_dict() == {"waiting": 8, "trained": 1, "epoch 2 of 4": 1}
     assert table.loc[("unet", "scratch", "80%", 0), "val_loss"] == pytest.approx(0.4)
     explorer = explore_study(FILE)
     for words in ("of 10 runs 8 waiting", "1 trained", "1 running"): assert words in explorer.view.value
     assert explorer.controls["ratio"].options == (("20%", 0.2), ("80%", 0.8))
     assert FILE in study_files()
-    assert draw_study(study, runs, 0.2).axes[2].get_title() == "0 of 8 cells"
+    assert draw_study(study, 0.2).axes[2].get_title() == "0 of 8 cells"
 
 
 async def until(condition, seconds: float = 300):
