@@ -34,7 +34,7 @@ test: install    ## execute every notebook and run the tests
 	nbdev_test --n_workers 2 --do_print
 	pytest tests -m "not slow"
 
-test-slow: install  ## kill a study ten times and start it again
+test-slow: install  ## kill studies again and again; run one on a cluster of this machine
 	pytest tests -m slow
 
 lab: install     ## open JupyterLab on the notebooks

@@ -16,6 +16,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 import yaml
 from filelock import FileLock, Timeout
 from snakemake.logging import logger
@@ -25,8 +26,8 @@ from simseg.core import resolved_precision
 from simseg.data import files_fingerprint
 from simseg.report import print_results
 from simseg.run import code_fingerprint
-from simseg.study import check_not_taken, check_study, collect_results, evaluation_params, note_origin, ready_encoder
-from simseg.study import run_dir, simclr_params, split_arm, study_cells, unet_params
+from simseg.study import RESOURCES, check_not_taken, check_study, collect_results, evaluation_params, note_origin
+from simseg.study import ready_encoder, run_dir, run_resources, simclr_params, split_arm, study_cells, unet_params
 from simseg.transfer import UNTRAINED, encoder_file
 
 # glibc keeps freed memory for the next step instead of giving it back to the system: benchmarks/bench_memory.py says
@@ -43,7 +44,8 @@ grid_cell = "{arm}/ratio{ratio}/seed{seed}"
 python = shlex.quote(sys.executable)
 papermill = f"{python} -m papermill --engine simseg --kernel python3 --no-progress-bar"
 HOW_IT_RUNS = ["data_root", "device", "precision"]  # a change of these makes no other run, and reruns nothing
-precision = resolved_precision(study["precision"], study["device"])
+try: precision = resolved_precision(study["precision"], study["device"])
+except ValueError: precision = f"{study['precision']} on {study['device']}"  # where jobs are submitted is no GPU
 how_it_runs = " ".join(f"-r {key} {shlex.quote(study[key])}" for key in HOW_IT_RUNS)
 
 wildcard_constraints:
@@ -60,7 +62,7 @@ def made(*names):
 
 def batch_job(notebook):
     "Run a stage, and write down what it has made; a run that was stopped has no metrics.json, and so is not finished."
-    run = f"{papermill} nbs/{notebook}.ipynb {{log[0]}} -y {{params.asked:q}} {how_it_runs} > {{log[1]}} 2>&1"
+    run = f"SIMSEG_GPUS={{resources.gpu}} {papermill} nbs/{notebook}.ipynb {{log[0]}} -y {{params.asked:q}} {how_it_runs} > {{log[1]}} 2>&1"
     return f"{run} && sha256sum {{params.made}} > {{output}}"
 
 def pretrained(wildcards):
@@ -74,6 +76,13 @@ def simclr_of(w): return simclr_params(study, w.encoder, int(w.seed))
 def unet_of(w): return unet_params(study, w.arm, float(w.ratio), int(w.seed))
 
 def evaluation_of(w): return evaluation_params(study, w.arm, float(w.ratio), int(w.seed))
+
+def takes(stage):
+    "What a run takes of a machine, as the resources of its rule: mem_mb, runtime in minutes, and gpu."
+    def of(w):
+        run = [w.encoder, w.seed] if stage == "simclr" else [w.arm, w.seed, float(w.ratio)]
+        return run_resources(study, stage, *run)
+    return {name: lambda wildcards, name=name: of(wildcards)[name] for name in RESOURCES}
 
 files_of = lru_cache(files_fingerprint)
 
@@ -99,6 +108,9 @@ def says_more(record):
 
 if workflow.is_main_process:
     os.environ["SIMSEG_STUDY"] = f"{platform.node()}:{os.getpid()}"  # whose jobs end when it does
+    # each job takes of these GPUs as many as it asks for, and sees no other
+    gpus = ",".join(map(str, range(torch.cuda.device_count())))
+    if gpus: os.environ.setdefault("CUDA_VISIBLE_DEVICES", gpus)
     for handler in logger.handlers: handler.addFilter(says_more)
     logger.addHandler(StudyLines())
 
@@ -120,6 +132,8 @@ onerror:
     if collect_results(study).size: shell(f"{make_report} || true")
     print_results(root)
 
+localrules: report
+
 rule report:
     input: "nbs/14_report.ipynb", [f"{folder}/results.sha256" for folder in evaluated]
     output: f"{root}/report.sha256"
@@ -135,6 +149,7 @@ rule simclr:
         depends=lambda w: depends_on("simclr", simclr_of(w)),
         made=made("metrics.json", "encoder.safetensors", "learnt_from.safetensors")
     threads: study["threads"]
+    resources: **takes("simclr")
     shell: batch_job("08_simclr")
 
 rule unet:
@@ -146,6 +161,7 @@ rule unet:
         depends=lambda w: depends_on("unet", unet_of(w)),
         made=made("metrics.json", "model/*")
     threads: study["threads"]
+    resources: **takes("unet")
     shell: batch_job("09_unet")
 
 rule evaluation:
@@ -157,4 +173,5 @@ rule evaluation:
         depends=lambda w: depends_on("evaluation", evaluation_of(w)),
         made=made("metrics.json", "per_image.csv")
     threads: study["threads"]
+    resources: **takes("evaluation")
     shell: batch_job("10_evaluation")

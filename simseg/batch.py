@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['EPOCH', 'FIGURES', 'only_imports', 'is_library', 'batch_cells', 'Console', 'end_with', 'end_in_a_sentence',
-           'SimsegEngine', 'run_figure', 'failure_sentence', 'seconds_left', 'in_words', 'describe_job', 'say',
-           'StudyLines']
+           'take_gpus', 'own_gpus', 'SimsegEngine', 'run_figure', 'failure_sentence', 'seconds_left', 'in_words',
+           'describe_job', 'say', 'StudyLines']
 
 # %% ../nbs/16_batch.ipynb #b583baba
 import ast
+import contextlib
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import threading
 import time
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 from traitlets.config import Config
 
@@ -93,6 +95,42 @@ def end_in_a_sentence(kind, error, traceback):
     if hasattr(error, "evalue"): print(f"{error.ename}: {error.evalue}", file=sys.stderr)
     else: sys.__excepthook__(kind, error, traceback)
 
+# %% ../nbs/16_batch.ipynb #3ebee1fa
+def take_gpus(
+    listed: list[str],  # as CUDA_VISIBLE_DEVICES names them
+    wanted: int,
+) -> dict:  # name → its lock, held; empty where so many are not free
+    "Locks of GPUs that nobody holds."
+    mine = {}
+    for name in listed:
+        lock = FileLock(Path(tempfile.gettempdir()) / f"simseg-{os.getuid()}-gpu-{name}.lock", timeout=0)
+        with contextlib.suppress(Timeout): mine[name] = lock.acquire().lock
+        if len(mine) == wanted: return mine
+    for lock in mine.values(): lock.release()
+    return {}
+
+
+@contextlib.contextmanager
+def own_gpus(
+    wanted: int,  # how many, as the Snakefile says; 0 changes nothing
+    seconds: float = 1,  # between two tries
+):
+    "Keep as many GPUs as a run asked for to itself, of those that are visible; the others become invisible."
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    listed = visible.split(",")
+    if not 0 < wanted < len(listed):
+        yield
+        return
+    mine = take_gpus(listed, wanted)
+    while not mine:
+        time.sleep(seconds)
+        mine = take_gpus(listed, wanted)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+    try: yield
+    finally:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
+        for lock in mine.values(): lock.release()
+
 # %% ../nbs/16_batch.ipynb #c650f0fd
 class SimsegEngine:
     "Papermill's own engine, given the run of a stage notebook."
@@ -110,8 +148,8 @@ class SimsegEngine:
         with tempfile.TemporaryDirectory() as sockets:
             options["config"] = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"},
                                        NotebookClient={"shutdown_kernel": "immediate"})
-            try: return NBClientEngine.execute_notebook(nb, kernel_name, output_path, progress_bar=False, **options)
-            finally: console.close()
+            with contextlib.closing(console), own_gpus(int(os.environ.get("SIMSEG_GPUS", 0))):
+                return NBClientEngine.execute_notebook(nb, kernel_name, output_path, progress_bar=False, **options)
 
     @classmethod
     def nb_kernel_name(cls, nb, name=None):

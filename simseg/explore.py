@@ -38,9 +38,9 @@ from .figures import LINE_COLOUR, encoder_colours, montage, overlay, set_theme, 
 from .masks import count_batch, decide, make_targets, object_pixels, shrink, summarise
 from .report import draw_finetuning, draw_pretraining, draw_ratios
 from .simclr import nt_xent, run_simclr
-from .study import (arm_label, check_study, collect_results, evaluated_cells, evaluation_params, read_study,
-                          run_dir, simclr_params, split_arm, study_cells, study_data, study_files,
-                          progress_sentence, study_progress, unet_params)
+from .study import (arm_label, check_study, collect_results, evaluated_cells, evaluation_params,
+                          progress_sentence, ratio_label, read_study, run_dir, simclr_params, split_arm, study_cells,
+                          study_data, study_files, study_progress, unet_params)
 from .synthetic import ImageData
 from .transfer import load_encoder, make_encoder
 from .unet import load_model, run_unet
@@ -378,7 +378,7 @@ def data_sentence(
 ) -> str:
     "How many images each part has."
     sizes = ", ".join(f"{len(parts[name])} {name}" for name in PARTS[1:])
-    return f"{dataset}: {len(parts['all'])} images; with {label_ratio:.0%} labelled {sizes}."
+    return f"{dataset}: {len(parts['all'])} images; with {ratio_label(label_ratio)} labelled {sizes}."
 
 # %% ../nbs/15_explore.ipynb #616dd0be
 def explore_data(
@@ -500,7 +500,7 @@ def draw_predictions(
         ious[cell] = summarise(count_batch(logits, target, threshold))["iou"]
         columns.append(draw_column(picture, logits, target, threshold))
         name = arm_label(*split_arm(cell[0])).replace(" ", "\n")
-        captions.append([f"{name}, {cell[1]:.0%}", f"mask at {threshold:.2f}", f"IoU {ious[cell]:.2f}"])
+        captions.append([f"{name}, {ratio_label(cell[1])}", f"mask at {threshold:.2f}", f"IoU {ious[cell]:.2f}"])
     return montage(list(zip(*columns)), list(zip(*captions))), ious
 
 # %% ../nbs/15_explore.ipynb #fa7315fe
@@ -521,7 +521,7 @@ def predictions_sentence(
     ious: dict,  # cell → its IoU
 ) -> str:
     "Which image it is, how well each model does, and what the colours mean."
-    said = [f"{arm_label(*split_arm(arm))} at {ratio:.0%} {iou:.2f}" for (arm, ratio, _), iou in ious.items()]
+    said = [f"{arm_label(*split_arm(arm))} at {ratio_label(ratio)} {iou:.2f}" for (arm, ratio, _), iou in ious.items()]
     return f"Test image {name}; IoU of {', '.join(said)}. Errors: blue is found, orange found wrongly, pink missed."
 
 # %% ../nbs/15_explore.ipynb #9316b90c
@@ -535,7 +535,7 @@ def offer_cells(
     seeds = list(dict.fromkeys(seed for _, _, seed in cells))
     controls["encoders"].options = arms
     controls["encoders"].value = arms[:3]
-    controls["ratios"].options = [(f"{ratio:.0%}", ratio) for ratio in ratios]
+    controls["ratios"].options = [(ratio_label(ratio), ratio) for ratio in ratios]
     controls["ratios"].value = ratios[-1:]
     controls["seed"].options = seeds
     controls["seed"].value = seeds[0]
@@ -588,7 +588,7 @@ def draw_study(
     draw_pretraining(left, study, "loss")
     left.set_title("pretraining")
     draw_finetuning(middle, study, ratio)
-    middle.set_title(f"fine-tuning, {ratio:.0%} labelled")
+    middle.set_title(f"fine-tuning, {ratio_label(ratio)} labelled")
     results = collect_results(study)
     draw_ratios(right, results, colours=encoder_colours(study["encoders"]))
     right.set_title(f"{len(results)} of {len(study_cells(study))} cells")
@@ -621,7 +621,7 @@ def explore_study(
     def offer_ratios(change=None):
         with contextlib.suppress(ValueError, FileNotFoundError):  # `draw` says what is wrong with the study
             ratios = sorted({cell[1] for cell in study_cells(opened(controls["file"].value))})
-            ratio.options = [(f"{each:.0%}", each) for each in ratios]
+            ratio.options = [(ratio_label(each), each) for each in ratios]
 
     def draw(file, ratio):
         study = opened(file)

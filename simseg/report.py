@@ -26,8 +26,8 @@ from .figures import (METRIC_NAMES, encoder_colours, overlay_batch, plot_curve, 
 from .masks import make_targets
 from .statistics import Saving, compare, labels_saved, seed_interval
 from .study import (BASE, arm_label, arm_name, collect_results, evaluated_cells, evaluation_params, left_out,
-                          pretrainings, read_history, ready_encoder, run_dir, simclr_params, split_arm, study_cells,
-                          study_data, unet_params)
+                          pretrainings, ratio_label, read_history, ready_encoder, run_dir, simclr_params, split_arm,
+                          study_cells, study_data, unet_params)
 from .transfer import UNTRAINED
 from .unet import load_model
 
@@ -133,7 +133,7 @@ def tally(
         words = f"{name}: {len(rows)} of {len(comparisons)}"
         if verdict != "open":
             top = rows.loc[rows["difference"].abs().idxmax()]
-            which = f"{top['first']} over {top['second']} at {top['label_ratio']:.0%}"
+            which = f"{top['first']} over {top['second']} at {ratio_label(top['label_ratio'])}"
             words += f" (largest {top['difference']:+.3f}, {which})"
         parts.append(words)
     return "; ".join(parts)
@@ -164,7 +164,7 @@ def describe_saving(
 ) -> str:
     "Labels saved, in words that go on after an encoder's name."
     equal = f"{_bound(saving.equal, saving)}{saving.equal:.0%}"
-    words = f"with {saving.ratio:.0%} labelled does as well as scratch with {equal}"
+    words = f"with {ratio_label(saving.ratio)} labelled does as well as scratch with {equal}"
     return f"{words} (95 % over test images: {_describe_interval(saving)})"
 
 # %% ../nbs/14_report.ipynb #2966c0f4
@@ -221,7 +221,7 @@ def results_table(
     arms = [arm_label(*row) for row in zip(results["encoder"], results["recipe"])]
     cells = results.assign(arm=arms).groupby(["arm", "label_ratio"], sort=False)[metric]
     table = cells.apply(_mean_and_half).unstack(sort=False)
-    table = table.rename(columns=lambda ratio: f"{ratio:.0%}", index=str)
+    table = table.rename(columns=ratio_label, index=str)
     return table.rename_axis(index=None, columns=None).fillna("–")
 
 
@@ -391,7 +391,7 @@ def draw_finetuning(
         encoder, recipe = split_arm(arm)
         history = read_history(study, "unet", arm, seed, ratio)
         plot_curve(axis, history, "val_loss", colours[encoder], arm_label(encoder, recipe), styles[recipe])
-    axis.set(ylabel="validation loss", title=f"{ratio:.0%} labelled", yscale="log")
+    axis.set(ylabel="validation loss", title=f"{ratio_label(ratio)} labelled", yscale="log")
     _epochs_axis(axis)
 
 
@@ -463,7 +463,7 @@ def draw_differences(
         axis.plot([row["images_low"], row["images_high"]], [y, y], lw=4, color=colour, alpha=0.5, solid_capstyle="butt")
         axis.plot(row["difference"], y, "o", ms=5, color=colour, mfc=fill)
     axis.axvline(0, color="#555555", lw=1)
-    names = [f"{first}, {ratio:.0%}" for first, ratio in zip(rows["first"], rows["label_ratio"])]
+    names = [f"{first}, {ratio_label(ratio)}" for first, ratio in zip(rows["first"], rows["label_ratio"])]
     axis.set_yticks(range(len(rows)), names)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_xlabel("test IoU above scratch")

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CELL', 'FROM_UNET', 'ONE_RUN', 'RUNNING', 'BASE',
-           'VALIDATION_COLUMNS', 'arm_name', 'split_arm', 'arm_label', 'study_cells', 'ready_encoder', 'pretrainings',
+           'RESOURCES', 'KB_PER_PIXEL', 'PIXELS_PER_SECOND', 'IMAGES', 'SLOWER', 'FASTER', 'DAY', 'VALIDATION_COLUMNS',
+           'arm_name', 'split_arm', 'arm_label', 'ratio_label', 'study_cells', 'ready_encoder', 'pretrainings',
            'run_dir', 'simclr_params', 'unet_params', 'evaluation_params', 'check_study', 'read_study', 'study_files',
-           'other_study', 'check_not_taken', 'note_origin', 'begun_file', 'begun_study', 'study_data', 'run_params',
-           'other_params', 'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results', 'collect_counts',
-           'collect_validation', 'read_history', 'study_runs', 'describe_run', 'study_progress', 'progress_sentence',
-           'left_out']
+           'other_study', 'check_not_taken', 'note_origin', 'begun_file', 'begun_study', 'study_data', 'memory_of',
+           'minutes_of', 'run_resources', 'run_params', 'other_params', 'is_finished', 'judge_cells', 'evaluated_cells',
+           'collect_results', 'collect_counts', 'collect_validation', 'read_history', 'study_runs', 'describe_run',
+           'study_progress', 'progress_sentence', 'left_out']
 
 # %% ../nbs/13_study.ipynb #43cb18ec
 import hashlib
@@ -21,7 +22,7 @@ import pandas as pd
 import yaml
 
 from .core import (check_known, check_range, check_types, parameter_defaults, read_json, read_yaml, repo_root,
-                         resolve_path, write_json, write_yaml)
+                         resolve_path, resolved_device, write_json, write_yaml)
 from .data import DRAWN, READING, check_source, load_pairs, reading_of, split_data
 from .masks import check_threshold
 from .run import first_difference, read_state
@@ -54,7 +55,7 @@ STUDY_DEFAULTS = {
     "image_size": 64, "encoder_name": "resnet18",
     "threads": 1,  # CPU threads a cell; Snakemake runs as many cells at a time as --cores has room for
     "label_ratios": [], "seeds": [], "seeds_at": {}, "encoders": {}, "recipes": {},
-    "simclr": {}, "unet": {}, "evaluation": {},
+    "simclr": {}, "unet": {}, "evaluation": {}, "resources": {},
 }
 
 # %% ../nbs/13_study.ipynb #6e7679ec
@@ -63,7 +64,7 @@ GRID = ["encoders", "label_ratios"]  # of a recipe: the part of the grid that it
 FROM_CELL = ["seed", "out_dir", "label_ratio", "encoder", "model_dir"]  # what differs from cell to cell
 FROM_UNET = ["dataset", "max_images", "border", "split", "split_seed", *READING]  # which evaluation and recipes share
 ONE_RUN = ["overwrite", "tracker", "stop_after"]  # how somebody runs a single run
-RUNNING = ["data_root", "device", "precision", "threads"]  # of a study: how it is run, not what it is
+RUNNING = ["data_root", "device", "precision", "threads", "resources"]  # of a study: how it is run, not what it is
 
 # %% ../nbs/13_study.ipynb #3ab43e36
 BASE = "base"  # the recipe that is the study's `unet` section as it stands
@@ -85,6 +86,11 @@ def split_arm(
 def arm_label(encoder: str, recipe: str) -> str:
     "An arm as tables and figures name it: cats_vs_dogs, or cats_vs_dogs (frozen)."
     return encoder if recipe == BASE else f"{encoder} ({recipe})"
+
+
+def ratio_label(ratio: float) -> str:
+    "A label ratio as tables and figures name it: 20%, 0.005%."
+    return f"{100 * ratio:.10g}%"
 
 # %% ../nbs/13_study.ipynb #ae03dc74
 def study_cells(
@@ -221,6 +227,19 @@ def _check_recipes(study: dict):
         check_known(f"encoder for recipe {name}", own.get("encoders", []), study["encoders"])
         check_known(f"label ratio for recipe {name}", own.get("label_ratios", []), study["label_ratios"])
 
+# %% ../nbs/13_study.ipynb #da02279d
+RESOURCES = ["mem_mb", "runtime", "gpu"]  # MB, minutes, and how many GPUs; Snakemake's names for them
+
+
+def _check_resources(resources: dict):
+    "Whole numbers, by stage."
+    check_known("stage for resources", resources, STAGES)
+    for stage, own in resources.items():
+        check_types({f"resources of {stage}": own}, {f"resources of {stage}": {}})
+        check_known(f"resource of {stage}", own, RESOURCES)
+        check_types(own, dict.fromkeys(RESOURCES, 1))
+        for name, value in own.items(): check_range(name, value, int(name != "gpu"))
+
 # %% ../nbs/13_study.ipynb #bb49b20c
 def _check_runs(study: dict):
     "Values of every run's parameters, and the data sets."
@@ -247,6 +266,7 @@ def check_study(
         raise ValueError(f"name={study['name']!r} is to name a folder; take up to 100 letters, digits, -, _ and dots, "
                          "a letter or digit first.")
     for stage in STAGES: _check_stage(stage, study[stage], stage, shared=FROM_UNET if stage == "evaluation" else [])
+    _check_resources(study["resources"])
     _check_ratios_and_seeds(study)
     _check_encoders(study)
     _check_recipes(study)
@@ -347,6 +367,39 @@ def study_data(
     reading = reading_of(params)
     data = load_pairs(params["dataset"], params["image_size"], params["data_root"], params["max_images"], **reading)
     return data, split_data(data, 0.8, params["split"], params["split_seed"])
+
+# %% ../nbs/13_study.ipynb #852b00c8
+KB_PER_PIXEL = {"resnet18": 1.8, "resnet34": 2.2, "resnet50": 5.0, "resnet101": 8.0, "resnet152": 11.0}  # of a batch
+PIXELS_PER_SECOND = {"resnet18": 300e3, "resnet34": 200e3, "resnet50": 120e3, "resnet101": 80e3, "resnet152": 60e3}
+IMAGES = 25_000  # of a set whose size a study file does not say
+SLOWER = 4  # than the core that was measured: how slow a machine may be
+FASTER = 20  # how many of those cores a GPU stands for; a guess, since none was measured
+DAY = 24 * 60  # minutes; a run that is ended by its limit goes on when the study is started again
+
+
+def memory_of(params: dict) -> int:  # MB
+    "What a run is given: its libraries, the weights and their optimizer, and what the backward pass keeps of a batch."
+    pixels = params["image_size"] ** 2
+    kept = KB_PER_PIXEL[params["encoder_name"]] * params["batch_size"] * pixels / 1e3
+    images = 3 * pixels * (params["max_images"] or IMAGES) / 1e6
+    return 100 * round(15 + (kept + images) / 100)
+
+
+def minutes_of(params: dict, gpus: int) -> int:
+    "How long a run may go on."
+    images = (params["max_images"] or IMAGES) * params.get("label_ratio", 1.0)
+    pixels = params["epochs"] * images * params["image_size"] ** 2
+    seconds = pixels / PIXELS_PER_SECOND[params["encoder_name"]] / (FASTER * gpus or 1)
+    return min(DAY, 15 + round(SLOWER * seconds / 60))
+
+
+def run_resources(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> dict:
+    "mem_mb, runtime and gpu of a run: the study's own, else by its size; an evaluation is as large as its fine-tuning."
+    gpus = int(study["device"] == "cuda" or resolved_device(study["device"]) == "cuda")
+    own = {"gpu": gpus, **study["resources"].get(stage, {})}
+    params = simclr_params(study, arm, seed) if stage == "simclr" else unet_params(study, arm, ratio, seed)
+    if stage == "evaluation": params["epochs"] = 1
+    return {"mem_mb": memory_of(params), "runtime": minutes_of(params, own["gpu"]), **own}
 
 # %% ../nbs/13_study.ipynb #297635de
 @lru_cache(maxsize=4096)
@@ -556,7 +609,7 @@ def study_runs(
 
 def describe_run(run: dict) -> str:
     "A run as sentences name it: unet scratch 20% seed 0."
-    labelled = f" {100 * run['ratio']:.10g}%" if run["ratio"] else ""
+    labelled = f" {ratio_label(run['ratio'])}" if run["ratio"] else ""
     return f"{run['stage']} {run['arm']}{labelled} seed {run['seed']}"
 
 # %% ../nbs/13_study.ipynb #5eed2a4d
@@ -607,7 +660,7 @@ def study_progress(
     for run in study_runs(study):
         history = _history(run["out"])
         state, note = _state_of_run(study, run, judged)
-        labelled = f"{100 * run['ratio']:.10g}%" if run["ratio"] else ""
+        labelled = ratio_label(run["ratio"]) if run["ratio"] else ""
         row = {"stage": run["stage"], "arm": run["arm"], "labelled": labelled, "seed": run["seed"], "state": state}
         row["note"] = note
         row["val_loss"] = history["val_loss"].min() if "val_loss" in history else float("nan")

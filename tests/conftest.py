@@ -59,6 +59,32 @@ def workplace(tmp_path, monkeypatch):
     return folder
 
 
+# results.sha256 has a line for each file that a run has made, with what it holds
+COMPARED = ["results.csv", "comparisons.csv", "**/metrics.json", "**/results.sha256", "**/per_image.csv"]
+
+
+def results(folder: Path) -> dict:
+    "What each file of a study holds that is compared, by its path."
+    files = [path for pattern in COMPARED for path in sorted(folder.glob(pattern))]
+    return {str(path.relative_to(folder)): path.read_text().replace(folder.name, "NAME") for path in files}
+
+
+@pytest.fixture
+def make_study(tmp_path):
+    "Makes study files; the folders of their results are removed at the end."
+    folders = []
+
+    def make(kind: str, text: str):
+        name = f"test-{kind}-{os.getpid()}"
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(text.format(name=name))
+        folders.append(ROOT / "outputs" / name)
+        return file, folders[-1]
+
+    yield make
+    for folder in folders: shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
 def checkout(tmp_path):
     "A copy of what nbdev works on, for commands that would change it."

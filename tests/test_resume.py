@@ -1,4 +1,4 @@
-"""A study that is killed again and again ends as if nothing had happened.
+"""A study that is killed again and again ends as if nothing had happened, and one with failing cells with its report.
 
 Killed with SIGKILL, Snakemake, papermill and kernels at once, at random moments; started again with the same command
 each time. The results must be those of a study that nobody disturbed, byte for byte, and no run may train an epoch
@@ -7,13 +7,13 @@ again that it has finished. Takes minutes, so it is part of `make test-slow`.
 import os
 import random
 import re
-import shutil
 import subprocess
 import time
 
+import pandas as pd
 import psutil
 import pytest
-from conftest import BIN, ROOT
+from conftest import BIN, ROOT, results
 
 pytestmark = pytest.mark.slow
 KILLS = 10
@@ -28,8 +28,6 @@ recipes: {{averaged: {{ema: 0.9, augment: true, schedule: cosine, encoders: [ani
 simclr: {{batch_size: 16, epochs: 8}}
 unet: {{dataset: synthetic, max_images: 96, batch_size: 8, epochs: 8}}
 """
-# results.sha256 has a line for each file that a run has made, with what it holds
-COMPARED = ["results.csv", "comparisons.csv", "**/metrics.json", "**/results.sha256", "**/per_image.csv"]
 MARK = {"SIMSEG_TEST_RESUME": str(os.getpid())}  # in the environment of every process of the tree
 
 
@@ -62,12 +60,6 @@ def kill(process):
     process.communicate()
 
 
-def results(folder) -> dict:
-    "What each file compared holds, by its path."
-    files = [path for pattern in COMPARED for path in sorted(folder.glob(pattern))]
-    return {str(path.relative_to(folder)): path.read_text().replace(folder.name, "NAME") for path in files}
-
-
 def note_sittings(sittings: dict, folder):
     "Add each training's log to those of its earlier sittings, unless it is the last of them."
     for log in folder.glob("*/**/log.txt"):
@@ -76,24 +68,8 @@ def note_sittings(sittings: dict, folder):
         if not known or known[-1] != text: known.append(text)
 
 
-@pytest.fixture
-def study(tmp_path):
-    "Makes study files; the folders of their results are removed at the end."
-    folders = []
-
-    def make(kind: str):
-        name = f"test-{kind}-{os.getpid()}"
-        file = tmp_path / f"{name}.yaml"
-        file.write_text(STUDY.format(name=name))
-        folders.append(ROOT / "outputs" / name)
-        return file, folders[-1]
-
-    yield make
-    for folder in folders: shutil.rmtree(folder, ignore_errors=True)
-
-
-def test_ten_kills_leave_no_trace(study):
-    file, undisturbed = study("undisturbed")
+def test_ten_kills_leave_no_trace(make_study):
+    file, undisturbed = make_study("undisturbed", STUDY)
     began = time.monotonic()
     whole = start(file)
     said, _ = whole.communicate()
@@ -102,7 +78,7 @@ def test_ten_kills_leave_no_trace(study):
     seed = random.SystemRandom().randrange(1000)
     print(f"kills drawn with seed {seed}")
     chance = random.Random(seed)
-    file, killed = study("killed")
+    file, killed = make_study("killed", STUDY)
     sittings = {}
     for _ in range(KILLS):
         process = start(file)
@@ -118,3 +94,37 @@ def test_ten_kills_leave_no_trace(study):
         epochs = [int(epoch) for log in logs for epoch in re.findall(r"^epoch (\d+)/", log, re.M)]
         assert epochs == sorted(set(epochs)), f"{run} trained an epoch again: {epochs}"
     assert any(len(logs) > 1 for logs in sittings.values()), "no kill hit a training"
+
+
+LARGE = """
+name: {name}
+image_size: 32
+encoder_name: resnet18
+label_ratios: [0.8, 0.5, 0.2]
+seeds: [0, 1, 2, 3, 4]
+encoders: {{scratch: , animals: {{dataset: synthetic}}}}
+recipes: {{hot: {{learning_rate: 1.0e+30, encoders: [scratch], label_ratios: [0.2]}}}}
+seeds_at: {{0.2: [0, 1]}}
+simclr: {{max_images: 64, batch_size: 16, epochs: 1}}
+unet: {{dataset: synthetic, max_images: 64, epochs: 1}}
+"""
+
+
+def test_thirty_cells_of_which_two_fail(make_study):
+    "Killed twice, started again: everything else is finished, and what failed is said."
+    file, out = make_study("large", LARGE.replace("[0, 1, 2, 3, 4]", "[0, 1, 2, 3, 4, 5]"))
+    said = ""
+    for wanted in (8, 20):  # runs that are finished before the next kill
+        process = start(file)
+        while process.poll() is None and len(list(out.glob("**/results.sha256"))) < wanted: time.sleep(0.2)
+        assert process.poll() is None, "it ended before it could be killed"
+        kill(process)
+    process = start(file)
+    said, _ = process.communicate()
+    assert process.returncode == 1
+    assert len(said.splitlines()) < 120
+    assert "28 of 30 cells are evaluated" in said
+    sentence = r"failed: unet scratch-hot 20% seed 0 and 1 more: The loss of epoch 1 is \S+; take a smaller learning_rate"
+    assert re.search(sentence, said)
+    assert re.search(sentence, (out / "report.html").read_text(encoding="utf-8"))
+    assert len(pd.read_csv(out / "results.csv")) == 28

@@ -39,9 +39,9 @@ PACKAGES = {
 }
 # The navigation, by caption; a page that it does not name comes last.
 GROUPS = {
-    "Tutorials": ["tutorials/start", "tutorials/explore", "tutorials/pretrain_and_look", "tutorials/own_data"],
+    "Tutorials": ["tutorials/start", "tutorials/explore", "tutorials/pretrain_and_look", "tutorials/own_data", "tutorials/cluster"],
     "Stages": ["data", "augmentations", "simclr", "unet", "evaluation", "study", "report"],
-    "Use it": ["predict", "explore", "latest_report"],
+    "Use it": ["predict", "command", "explore", "latest_report"],
     "Reference": ["api", "core", "run", "masks", "figures", "synthetic", "transfer", "statistics", "batch"],
 }
 
