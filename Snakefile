@@ -148,7 +148,7 @@ rule simclr:
         asked=lambda w: as_yaml(simclr_of(w)),
         depends=lambda w: depends_on("simclr", simclr_of(w)),
         made=made("metrics.json", "encoder.safetensors", "learnt_from.safetensors")
-    threads: study["threads"]
+    threads: lambda w: study["threads"] * simclr_of(w)["processes"]
     resources: **takes("simclr")
     shell: batch_job("08_simclr")
 

@@ -311,11 +311,15 @@ def two_views(
     images: torch.Tensor,  # (N, 3, S, S), uint8
     generator: torch.Generator,
     jitter=jitter_colour,  # or the same, compiled
+    share: tuple[int, int] = (0, 1),  # which of how many equal parts of a batch the images are
     **views,  # as for `draw_views`
 ) -> torch.Tensor:  # (2N, 3, S, S), normalised: the first views of all images, then the second
     "Two independent views of each image in one batch, ready for one forward pass."
     both = torch.cat([images, images])
-    drawn = draw_views(len(both), both.shape[-1], generator, **views)
+    part, parts = share
+    drawn = draw_views(parts * len(both), both.shape[-1], generator, **views)
+    if parts > 1:  # drawn for the whole batch, so that its views do not depend on how many share it
+        drawn = {name: value.unflatten(0, (2, parts, -1))[:, part].flatten(0, 1) for name, value in drawn.items()}
     out = torch.empty(both.shape, device=both.device, memory_format=torch.channels_last)
 
     def scaled_views(images, drawn):

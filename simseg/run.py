@@ -211,7 +211,7 @@ class Best:
 
 # %% ../nbs/01_run.ipynb #5c94a82c
 # parameters that say how a run is run, not what it is
-HOW_IT_RUNS = ["data_root", "device", "precision", "out_dir", "overwrite", "tracker", "stop_after"]
+HOW_IT_RUNS = ["data_root", "device", "precision", "processes", "out_dir", "overwrite", "tracker", "stop_after"]
 # of `ran_on`: what a run cannot go on without
 BEGAN_WITH = ["stage", "code", "device", "precision", "images", "left_out", "encoder", "model"]
 
@@ -409,6 +409,14 @@ class RecordedEpochs(ClaimedFolder):
         self.began_epoch = now
         if self.tracker != "none": self.accelerator.log(row, step=row["epoch"])
         print(epoch_line(row, self.params["epochs"]), flush=True)
+
+    def take_up(
+        self,
+        **parts,  # as for `State.resume`
+    ):
+        "Stand where the last whole epoch of an earlier sitting left the run, without training."
+        self.state.resume(**parts)
+        self.stopped = self.state.epoch < self.params["epochs"]
 
     def follow(
         self,

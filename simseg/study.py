@@ -396,8 +396,8 @@ def minutes_of(params: dict, gpus: int) -> int:
 def run_resources(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> dict:
     "mem_mb, runtime and gpu of a run: the study's own, else by its size; an evaluation is as large as its fine-tuning."
     gpus = int(study["device"] == "cuda" or resolved_device(study["device"]) == "cuda")
-    own = {"gpu": gpus, **study["resources"].get(stage, {})}
     params = simclr_params(study, arm, seed) if stage == "simclr" else unet_params(study, arm, ratio, seed)
+    own = {"gpu": gpus * params.get("processes", 1), **study["resources"].get(stage, {})}
     if stage == "evaluation": params["epochs"] = 1
     return {"mem_mb": memory_of(params), "runtime": minutes_of(params, own["gpu"]), **own}
 
