@@ -1,0 +1,105 @@
+"""The hot loops on a GPU, without one.
+
+torch's FakeTensorMode computes shapes and devices only, so tensors and modules can be "on cuda" on any machine. In it, what
+mixes devices raises, and so does what makes the host wait for the GPU: `.item()`, `.tolist()`, a Python `if` on a tensor.
+"""
+import types
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+import simseg.augmentations
+from simseg import simclr, unet
+from simseg.augmentations import random_pairs, two_views
+from simseg.masks import BORDERS, LOSSES, count_batch, make_loss, make_targets
+from simseg.simclr import OPTIMIZERS, SimCLR, make_optimizer
+
+GPU = torch.device("cuda")
+# the backward pass takes a driver, so it is left out, and the optimizer steps along gradients of ones
+ACCELERATOR = types.SimpleNamespace(device=GPU, process_index=0, num_processes=1, backward=lambda loss: None,
+                                    autocast=lambda: torch.autocast("cuda", torch.bfloat16))
+GENERATOR = types.SimpleNamespace(device=GPU)  # one on a GPU needs a driver
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    "Inside, every new tensor is a fake one."
+    def uniform(generator, *shape): return torch.rand(shape, device=generator.device)
+
+    simseg.augmentations._constant.cache_clear()
+    monkeypatch.setattr(simseg.augmentations, "_uniform", uniform)
+    with FakeTensorMode(): yield
+    simseg.augmentations._constant.cache_clear()
+
+
+def pictures(n: int = 8, device=GPU) -> torch.Tensor:
+    return torch.zeros(n, 3, 64, 64, dtype=torch.uint8, device=device)
+
+
+def trimaps(n: int = 8, device=GPU) -> torch.Tensor:
+    return torch.ones(n, 64, 64, dtype=torch.uint8, device=device)
+
+
+def test_what_this_is_made_to_notice(gpu):
+    "A GPU's tensor with the host's, and each way to wait."
+    values = torch.rand(4, device=GPU)
+    with pytest.raises(RuntimeError, match="device"): values + torch.rand(4)
+    for wait in (torch.Tensor.item, torch.Tensor.tolist, bool):
+        with pytest.raises(RuntimeError, match="item|tolist|_local_scalar_dense"): wait(values.sum())
+
+
+def test_views(gpu):
+    both = two_views(pictures(), GENERATOR)
+    assert both.device.type == "cuda" and both.shape == (16, 3, 64, 64)
+    assert two_views(pictures(4), GENERATOR, share=(1, 2)).shape == (8, 3, 64, 64)
+
+
+def test_paired_augmentation(gpu):
+    images, masks = random_pairs(pictures(), trimaps(), GENERATOR)
+    assert images.device.type == masks.device.type == "cuda" and masks.dtype == torch.uint8
+
+
+def on_gpu(make):
+    "A model there, with a gradient for each weight."
+    with GPU: model = make()
+    for weight in model.parameters(): weight.grad = torch.ones_like(weight)
+    return model
+
+
+def waits_at(function, *arguments) -> str:
+    "The line of a function at which the host waits for the GPU."
+    with pytest.raises(RuntimeError, match="item|numpy|_local_scalar_dense") as caught: function(*arguments)
+    (line,) = [str(entry.statement) for entry in caught.traceback if entry.name == function.__name__]
+    return line.strip()
+
+
+@pytest.mark.parametrize("images_lie", ["cuda", "cpu"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_epoch_of_pretraining_waits_once(gpu, name, images_lie):
+    "Two batches: views, forward pass, NT-Xent, a step; of a data set on the GPU, and of one that was too large for it."
+    model = on_gpu(lambda: SimCLR("resnet18", 32, 16))
+    optimizer = make_optimizer(model, name, 0.1, 1e-6)
+    schedule = simclr.make_schedule(optimizer, 4, 1)
+    order = torch.arange(16, device=images_lie)
+    line = waits_at(simclr.train_epoch, model, model, simclr.jitter_colour, pictures(16, images_lie), order, 8, 0.1,
+                    optimizer, schedule, ACCELERATOR, GENERATOR)
+    assert line == "return torch.stack(losses).mean().item()"
+
+
+@pytest.mark.parametrize("changed", [{"loss": name} for name in LOSSES] + [{"border": name} for name in BORDERS]
+                         + [{"augment": True}, {"freeze_encoder": True}])
+def test_an_epoch_of_fine_tuning_waits_once(gpu, changed):
+    "Two batches: augmentation, scaling, forward pass, each loss, a step; torch's moving average cannot be copied so."
+    params = {"batch_size": 8, "augment": False, "border": "pet", "loss": "bce", "freeze_encoder": False, **changed}
+    model = on_gpu(lambda: unet.make_unet("scratch", "resnet18"))
+    optimizer = unet.make_adam(model, 1e-3)
+    schedule = unet.make_schedule(optimizer, "cosine", 4)
+    line = waits_at(unet.train_epoch, model, model, pictures(16), trimaps(16), torch.arange(16, device=GPU), params,
+                    make_loss(params["loss"]), optimizer, schedule, ACCELERATOR, GENERATOR)
+    assert line == "return (torch.stack(losses).sum() / len(order)).item()"
+
+
+def test_counting_waits_when_all_is_counted(gpu):
+    logits = torch.rand(8, 1, 64, 64, device=GPU)
+    for border in BORDERS: assert waits_at(count_batch, logits, make_targets(trimaps(), border)).startswith("return")
