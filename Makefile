@@ -7,7 +7,7 @@ EXECUTE := jupyter nbconvert --to notebook --inplace --execute
 MADE_BY_NOTEBOOKS := $(addprefix outputs/, example miniature explore-example explore-tutorial tutorial)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo study test test-slow lab docs export readme notebooks clean
+.PHONY: help install demo study test test-slow gpu lab docs export readme notebooks clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -36,6 +36,9 @@ test: install    ## execute every notebook and run the tests
 
 test-slow: install  ## kill studies again and again; run one on a cluster of this machine
 	pytest tests -m slow
+
+gpu: install     ## on a machine with a GPU, 25 minutes: its tests, the benchmarks, a study: make gpu DATA_ROOT=/path/to/data
+	python benchmarks/gpu.py $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 lab: install     ## open JupyterLab on the notebooks
 	jupyter lab nbs

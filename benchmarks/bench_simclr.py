@@ -7,7 +7,17 @@ workers start, images are decoded into the cache and models are compiled, counts
 pixels:encoder:batch:steps.
 
     python benchmarks/bench_simclr.py
+
+Where lightly-train is installed (`pip install lightly-train`; its licence is AGPL, and simseg does not need it), its
+`pretrain` with method "simclr" is measured too, in our precision. It cannot be held between epochs, so it is run twice
+a round, for one epoch and for four, and the difference counts.
 """
+import contextlib
+import io
+import logging
+import tempfile
+import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -20,7 +30,7 @@ from lightly.transforms import SimCLRTransform
 from PIL import Image
 from torch import nn
 
-from simseg.core import parameter_defaults
+from simseg.core import bf16_in_hardware, parameter_defaults
 from simseg.data import load_unlabelled, to_device
 from simseg.simclr import SimCLR, pretrain
 from simseg.synthetic import draw_synthetic
@@ -77,6 +87,33 @@ def lightly_epochs(folder: Path, size: int, encoder: str, batch: int, device: to
         yield total_loss / len(loader)
 
 
+@contextlib.contextmanager
+def quiet():
+    "Without what a training prints."
+    nobody = io.StringIO()
+    with contextlib.redirect_stdout(nobody), contextlib.redirect_stderr(nobody): yield
+
+
+def lightly_train_rate(folder: Path, images: int, size: int, encoder: str, batch: int, device, workers: int) -> float:
+    "Images per second of lightly-train's SimCLR, as its documentation calls it."
+    import lightly_train
+
+    precision = "bf16-mixed" if bf16_in_hardware(device.type) else "32-true"
+    asked = {"data": folder, "model": f"torchvision/{encoder}", "method": "simclr", "batch_size": batch, "devices": 1,
+             "num_workers": workers, "accelerator": "cpu" if device.type == "cpu" else "gpu", "precision": precision,
+             "transform_args": {"image_size": (size, size)}}
+
+    def seconds(epochs: int) -> float:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as out, quiet():
+            lightly_train.pretrain(out=out, epochs=epochs, overwrite=True, **asked)
+        return time.perf_counter() - start
+
+    return 3 * images / (seconds(4) - seconds(1))
+
+
 if __name__ == "__main__":
     args = parse(__doc__, settings=SETTINGS, compile="off", rounds=5)
-    finish("simclr", compare_loops(args, write_pictures, simseg_epochs, "lightly", lightly_epochs), args)
+    logging.disable(logging.WARNING)
+    others = {"lightly-train": lightly_train_rate} if find_spec("lightly_train") else {}
+    finish("simclr", compare_loops(args, write_pictures, simseg_epochs, "lightly", lightly_epochs, others), args)

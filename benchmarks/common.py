@@ -4,6 +4,7 @@ import os
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -117,8 +118,9 @@ def compare_loops(
     ours,  # (folder, pixels, encoder, batch, accelerator, compile): yields after every epoch
     peer: str,  # its name in the table
     theirs,  # (folder, pixels, encoder, batch, device, workers): the same
+    others: dict | None = None,  # name → (folder, images, pixels, encoder, batch, device, workers) → images per second
 ) -> list[dict]:  # the table's rows
-    "Our training loop against another's, on the same files."
+    "Our training loop against others', on the same files; `others` cannot be held between epochs."
     rows = []
     for setting in args.settings:
         size, encoder, batch, steps = read_setting(setting)
@@ -132,6 +134,8 @@ def compare_loops(
                 peer: theirs(Path(folder), size, encoder, batch, device, args.threads),
             }
             rates = {name: rates_of(epochs, steps * batch, device) for name, epochs in loops.items()}
+            asked = (Path(folder), steps * batch, size, encoder, batch, device, args.threads)
+            rates |= {name: partial(rate, *asked) for name, rate in (others or {}).items()}
             rows += alternate({"pixels": size, "encoder": encoder, "batch": batch}, rates, "images/s", args.rounds)
             for epochs in loops.values(): epochs.close()
     return rows

@@ -108,7 +108,8 @@ def write_yaml(path: str | Path, value: dict) -> Path:
 
 def read_yaml(path: str | Path) -> dict:
     "A YAML file of plain values; an empty one is an empty dictionary."
-    return yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
+    return yaml.load(Path(path).read_text(encoding="utf-8"), safe) or {}
 
 
 def write_csv(path: str | Path, rows: list[dict] | pd.DataFrame) -> Path:

@@ -7,13 +7,16 @@ import types
 
 import pytest
 import torch
+from conftest import ROOT
 from torch._subclasses import FakeTensorMode
 
 import simseg.augmentations
 from simseg import simclr, unet
 from simseg.augmentations import random_pairs, two_views
+from simseg.core import read_yaml
 from simseg.masks import BORDERS, LOSSES, count_batch, make_loss, make_targets
 from simseg.simclr import OPTIMIZERS, SimCLR, make_optimizer
+from simseg.study import check_study, study_cells
 
 GPU = torch.device("cuda")
 # the backward pass takes a driver, so it is left out, and the optimizer steps along gradients of ones
@@ -103,3 +106,17 @@ def test_an_epoch_of_fine_tuning_waits_once(gpu, changed):
 def test_counting_waits_when_all_is_counted(gpu):
     logits = torch.rand(8, 1, 64, 64, device=GPU)
     for border in BORDERS: assert waits_at(count_batch, logits, make_targets(trimaps(), border)).startswith("return")
+
+
+def test_what_make_gpu_runs_fits_its_time(monkeypatch):
+    "At most 25 minutes in all, of scripts that are there, and a study that is one."
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import gpu as make_gpu
+
+    planned = make_gpu.parts(types.SimpleNamespace(device="cuda", data_root="/data"))
+    assert sum(minutes for minutes, _ in planned.values()) <= 25
+    for _, command in planned.values():
+        for part in command:
+            if str(part).endswith(".py"): assert (ROOT / part).is_file()
+    pets = read_yaml(ROOT / "params" / "pets-small.yaml")
+    assert len(study_cells(check_study({**pets, **make_gpu.STUDY}))) == 12
