@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import BIN, ROOT, with_our_commands
+from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from simseg.batch import batch_cells
 from simseg.core import check_known, check_types, parameter_defaults
 from simseg.study import check_study, pretrainings, simclr_params, study_cells, unet_params
 from simseg.synthetic import draw_synthetic
+from simseg.unet import run_unet
 
 PARAMS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "params").glob("*.yaml"))}
 STUDIES = [name for name, values in PARAMS.items() if "encoders" in values]
@@ -192,6 +194,70 @@ def test_what_failed_leaves_a_hole_with_its_sentence(finished_study):
     code, said = snakemake("--configfile", file)
     assert code == 0, said[-3000:]
     assert len(pd.read_csv(out / "results.csv")) == 2
+
+
+def test_a_study_of_a_taken_name_is_refused(finished_study, tmp_path):
+    "A copy of the file with the old name and other epochs would replace the runs that are finished."
+    file, _ = finished_study
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(file.read_text().replace("epochs: 0", "epochs: 1"))
+    code, said = snakemake("--configfile", copy)
+    assert code != 0 and f"holds the study of {file} (unet.epochs=0, here unet.epochs=1)" in said
+    assert planned(file) == {}
+
+
+# How it runs
+
+ODD_STUDY = """
+name: test-odd
+image_size: 32
+label_ratios: [0.8, 5.0e-5]
+seeds: [0]
+encoders: {scratch: , animals: {dataset: synthetic}}
+simclr: {processes: 2}
+unet: {dataset: synthetic}
+device: cpu
+resources: {unet: {gpu: 1, runtime: 77, mem_mb: 4000}}
+"""
+
+
+@pytest.mark.parametrize("profile", ["default", "local", "gpus", "slurm"])
+def test_each_profile_runs_a_study(profile, tmp_path):
+    "Planned, with what each run takes, as the study says or by its size; small ratios too."
+    file = tmp_path / "study.yaml"
+    file.write_text(ODD_STUDY)
+    cores = ["--cores", "2"] if profile in ("default", "slurm") else []  # a dry run of slurm takes them, too
+    command = [BIN / "snakemake", "--workflow-profile", f"profiles/{profile}", *cores, "--configfile", file, "--dry-run"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=with_our_commands())
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "outputs/test-odd/unet/scratch/ratio5e-05/seed0" in run.stdout
+    rule_of = dict(re.findall(r"^rule (\w+):\n((?:    .*\n)*)", run.stdout, re.MULTILINE))
+    for wanted in ("runtime=77", "gpu=1", "mem_mb=4000"): assert wanted in rule_of["unet"]
+    assert "gpu=0" in rule_of["simclr"] and "threads: 2" in rule_of["simclr"]
+
+
+def test_a_run_of_a_hundred_thousandth_of_the_labels_says_what_is_wrong():
+    "The smallest ratios are legal; whether they leave images to train on, the images say."
+    study = check_study({**yaml.safe_load(ODD_STUDY)})
+    params = unet_params(study, "scratch", 5e-5, 0)
+    with pytest.raises(ValueError, match="label_ratio=5e-05 of 512 images leaves 0 to train"): run_unet(params)
+    shutil.rmtree(ROOT / "outputs" / "test-odd")
+
+
+def test_each_run_sees_a_gpu_of_its_own(tmp_path):
+    "Two batch jobs at a time, of which the second begins when the first has one; a third would wait."
+    cells = [new_code_cell("import os, pathlib, time"), new_code_cell("folder = '.'", metadata={"tags": ["parameters"]}),
+             new_code_cell("pathlib.Path(folder, str(os.getpid())).write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
+                           "while len(list(pathlib.Path(folder).iterdir())) < 2: time.sleep(0.1)")]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), tmp_path / "stage.ipynb")
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    environment = with_our_commands(CUDA_VISIBLE_DEVICES=f"{os.getpid()}0,{os.getpid()}1", SIMSEG_GPUS="1")
+    command = [BIN / "papermill", "--engine", "simseg", tmp_path / "stage.ipynb", "-p", "folder", seen]
+    jobs = [subprocess.Popen([*command, tmp_path / f"{i}.ipynb"], env=environment) for i in (1, 2)]
+    assert [job.wait() for job in jobs] == [0, 0]
+    assert sorted(file.read_text() for file in seen.iterdir()) == [f"{os.getpid()}0", f"{os.getpid()}1"]
 
 
 def test_code_is_noticed_and_what_is_said_of_it_is_not(checkout, tmp_path):
