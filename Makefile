@@ -2,6 +2,7 @@
 PYTHON ?= python3
 CORES  ?= 2
 STUDY  ?= quickstart
+CONSTRAINTS ?= constraints.txt
 BIN    := .venv/bin
 EXECUTE := jupyter nbconvert --to notebook --inplace --execute
 MADE_BY_NOTEBOOKS := $(addprefix outputs/, example miniature explore-example explore-tutorial tutorial)
@@ -14,10 +15,10 @@ help:            ## list the targets
 
 install: .venv/installed  ## create .venv and install simseg with everything it needs
 
-.venv/installed: settings.ini setup.py
+.venv/installed: settings.ini setup.py $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "simseg needs Python 3.11 or newer; name one with PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev]'
 	touch $@
 
 demo: STUDY = quickstart

@@ -62,7 +62,8 @@ def made(*names):
 
 def batch_job(notebook):
     "Run a stage, and write down what it has made; a run that was stopped has no metrics.json, and so is not finished."
-    run = f"SIMSEG_GPUS={{resources.gpu}} {papermill} nbs/{notebook}.ipynb {{log[0]}} -y {{params.asked:q}} {how_it_runs} > {{log[1]}} 2>&1"
+    asked = f"-y {{params.asked:q}} {how_it_runs}"
+    run = f"SIMSEG_GPUS={{resources.gpu}} {papermill} nbs/{notebook}.ipynb {{log[0]}} {asked} > {{log[1]}} 2>&1"
     return f"{run} && sha256sum {{params.made}} > {{output}}"
 
 def pretrained(wildcards):

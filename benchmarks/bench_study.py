@@ -1,5 +1,5 @@
-"""What does a study cost beyond its training? Seconds to plan it (a dry run), to start it when nothing is left to do, and
-to look at it (`simseg status`), for 10, 100 and 300 cells; and seconds a cell when ten cells that train nothing are run.
+"""What does a study cost beyond its training? Seconds to plan a new study and a finished one (dry runs), and to look at
+it (`simseg status`), for 10, 100 and 300 cells; and seconds a cell when ten cells that train nothing are run.
 
 The studies that are planned and looked at are made up: every run's folder holds the files that it would have left, of
 50 test images. Each command is a process of its own, in turn, round after round.
@@ -20,15 +20,16 @@ from simseg.study import read_study, run_params, study_runs
 
 CELLS = [10, 100, 300]
 RAN_ON = {"images": "0" * 16, "precision": "fp32", "commit": "0" * 40, "machine": "made up", "seeds": {"weights": 1}}
-HISTORY = [{"epoch": epoch, "loss": 0.5, "val_loss": 0.5, "val_iou": 0.5, "images_per_second": 80.0} for epoch in range(1, 9)]
+HISTORY = [{"epoch": epoch, "loss": 0.5, "val_loss": 0.5, "val_iou": 0.5} for epoch in range(1, 9)]
 COUNTS = [{"name": f"image {i}", "id": f"{i:016x}", "tp": 6, "fp": 1, "fn": 3, "tn": 22, "iou": 0.6} for i in range(50)]
 METRICS = {"iou": 0.6, "val_iou": 0.5, "best_epoch": 8, "n_train": 90, "n_val": 10, "n_images": 50, "n_left_out": 0}
 
 
 def write_study(name: str, cells: int, epochs: int) -> Path:
     "A study file: two encoders, a fifth of its cells of each of five label ratios."
-    study = {"name": name, "image_size": 32, "label_ratios": [0.8, 0.5, 0.2, 0.1, 0.05], "seeds": list(range(cells // 10)),
-             "encoders": {"scratch": None, "animals": {"dataset": "synthetic"}}, "precision": "fp32", "device": "cpu",
+    study = {"name": name, "image_size": 32, "precision": "fp32", "device": "cpu",
+             "label_ratios": [0.8, 0.5, 0.2, 0.1, 0.05], "seeds": list(range(cells // 10)),
+             "encoders": {"scratch": None, "animals": {"dataset": "synthetic"}},
              "simclr": {"max_images": 64, "batch_size": 16, "epochs": epochs},
              "unet": {"dataset": "synthetic", "max_images": 160, "epochs": epochs}}
     return write_yaml(resolve_path(f"outputs/{name}.yaml"), study)

@@ -118,9 +118,9 @@ def compare_loops(
     ours,  # (folder, pixels, encoder, batch, accelerator, compile): yields after every epoch
     peer: str,  # its name in the table
     theirs,  # (folder, pixels, encoder, batch, device, workers): the same
-    others: dict | None = None,  # name → (folder, images, pixels, encoder, batch, device, workers) → images per second
+    others: dict | None = None,  # name → a function of (folder, images, pixels, encoder, batch, device, workers)
 ) -> list[dict]:  # the table's rows
-    "Our training loop against others', on the same files; `others` cannot be held between epochs."
+    "Our training loop against others', on the same files; `others` give images per second themselves."
     rows = []
     for setting in args.settings:
         size, encoder, batch, steps = read_setting(setting)

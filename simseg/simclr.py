@@ -10,10 +10,10 @@ __all__ = ['OPTIMIZERS', 'COLLAPSED', 'BANK', 'SEEDED', 'MEMBER', 'REFUSED', 'da
            'val_fraction', 'seed', 'device', 'precision', 'compile', 'tracker', 'stop_after', 'overwrite', 'processes',
            'out_dir', 'SimCLR', 'nt_xent', 'make_optimizer', 'make_schedule', 'encode', 'knn_accuracy', 'linear_probe',
            'spread', 'alignment', 'uniformity', 'validate', 'check_collapse', 'process_count', 'gather_views',
-           'SharedBatchNorm2d', 'share_batch_norm', 'train_epoch', 'classify', 'steps_per_epoch', 'pretrain',
-           'check_simclr', 'last_epoch', 'labelled_set', 'tested_images', 'what_else_it_begins_with', 'Pretraining',
-           'said_by_first', 'train_along', 'pretrain_in_folder', 'run_member', 'start_processes', 'run_in_processes',
-           'run_simclr']
+           'SharedBatchNorm2d', 'share_batch_norm', 'train_epoch', 'classify', 'steps_per_epoch', 'views_of', 'watch',
+           'pretrain', 'check_simclr', 'last_epoch', 'labelled_set', 'tested_images', 'what_else_it_begins_with',
+           'Pretraining', 'said_by_first', 'train_along', 'pretrain_in_folder', 'run_member', 'start_processes',
+           'run_in_processes', 'run_simclr']
 
 # %% ../nbs/08_simclr.ipynb #9c2e6423
 import json
@@ -333,6 +333,27 @@ def steps_per_epoch(
     raise ValueError(f"batch_size={batch_size}, but there are only {n_images} images to train on; "
                      "take a smaller batch or more images.")
 
+# %% ../nbs/08_simclr.ipynb #2ecbbcba
+def views_of(params: dict) -> dict:
+    "Of a stage's parameters, those of `random_views`."
+    return {name: params[name] for name in ("jitter_strength", "blur", "min_scale")}
+
+
+def watch(
+    row: dict,  # of history, as far as it is known
+    model,  # it and the rest as for `pretrain`
+    images, labels, train, held_out, params, accelerator,
+) -> dict:  # what else the row says
+    "The monitors of an epoch; raises `ValueError` when the features collapse or the loss is no number any more."
+    found = {}
+    same_views = generator_for(params["seed"], "validation views", accelerator.device)
+    if len(held_out) > 1:
+        how = (params["batch_size"], params["temperature"], same_views)
+        found = validate(model, images, held_out, *how, **views_of(params))
+    check_finite({**row, **found})
+    check_collapse({**row, **found})
+    return found | classify(model.encoder, images, labels, train, held_out, accelerator, {"knn_accuracy": knn_accuracy})
+
 # %% ../nbs/08_simclr.ipynb #5f0d8417
 def pretrain(
     model: SimCLR,  # trained in place
@@ -349,7 +370,7 @@ def pretrain(
     temperature = params["temperature"]
     epochs = params["epochs"]
     seed = params["seed"]
-    views = {name: params[name] for name in ("jitter_strength", "blur", "min_scale")}
+    views = views_of(params)
     device = accelerator.device
     steps = steps_per_epoch(len(train), batch_size)
     order_generator = generator_for(seed, "order")
@@ -372,14 +393,8 @@ def pretrain(
                            accelerator, view_generator, **views)
         seconds = time.perf_counter() - start
         row = {"epoch": epoch, "loss": loss}
-        if not accelerator.is_main_process:  # the first process watches; the others wait for it in their next step
-            yield row
-            continue
-        same_views = generator_for(seed, "validation views", device)
-        if len(held_out) > 1: row |= validate(model, images, held_out, batch_size, temperature, same_views, **views)
-        check_finite(row)
-        check_collapse(row)
-        row |= classify(model.encoder, images, labels, train, held_out, accelerator, {"knn_accuracy": knn_accuracy})
+        # the first process watches, and the others wait for it in their next step
+        if accelerator.is_main_process: row |= watch(row, model, images, labels, train, held_out, params, accelerator)
         yield {**row, "learning_rate": rate, "images_per_second": steps * batch_size / seconds}
 
 # %% ../nbs/08_simclr.ipynb #257ea3b0
@@ -463,13 +478,15 @@ class Pretraining:
     def epochs(self, accelerator, state: State):
         "`pretrain`, on these images."
         images = to_device(self.data.images, accelerator.device)
-        return pretrain(self.model, images, self.data.labels, self.train, self.held_out, self.params, accelerator, state)
+        how = (self.train, self.held_out, self.params, accelerator, state)
+        return pretrain(self.model, images, self.data.labels, *how)
 
     def probe(self, accelerator) -> dict:  # knn_accuracy and linear_probe_accuracy, where there are labels
         "What the features are worth at the end."
         classifiers = {"knn_accuracy": knn_accuracy, "linear_probe_accuracy": linear_probe}
         images = to_device(self.data.images, accelerator.device)
-        return classify(self.model.encoder, images, self.data.labels, self.train, self.held_out, accelerator, classifiers)
+        how = (self.train, self.held_out, accelerator, classifiers)
+        return classify(self.model.encoder, images, self.data.labels, *how)
 
 # %% ../nbs/08_simclr.ipynb #cb47f56a
 def said_by_first(
@@ -532,8 +549,10 @@ def run_member():
     try: run(params)
     except (ValueError, OSError) as error: sys.exit(f"{REFUSED}{error}")
 
-
-def start_processes(params: dict) -> tuple[bool, int, list[str]]:  # stopped by hand?, exit code, what they complained of
+# %% ../nbs/08_simclr.ipynb #58bc2baf
+def start_processes(
+    params: dict,
+) -> tuple[bool, int, list[str]]:  # whether stopped by hand, the exit code, what they complained of
     "Start them, print what they print, and wait for them."
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(params["processes"])]
     command = [sys.executable, *launcher, "--no-python", sys.executable, "-c", MEMBER, json.dumps(params)]
@@ -563,7 +582,7 @@ def run_in_processes(params: dict) -> list[dict]:  # the history
     if code: raise RuntimeError("One of the processes failed:\n" + "\n".join(complaints[-40:]))
     return pd.read_csv(folder / "history.csv").to_dict("records")
 
-
+# %% ../nbs/08_simclr.ipynb #084d65c8
 def run_simclr(
     params: dict,  # as the parameters cell of 08_simclr has them
 ) -> list[dict]:  # the history

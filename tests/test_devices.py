@@ -1,7 +1,7 @@
 """The hot loops on a GPU, without one.
 
-torch's FakeTensorMode computes shapes and devices only, so tensors and modules can be "on cuda" on any machine. In it, what
-mixes devices raises, and so does what makes the host wait for the GPU: `.item()`, `.tolist()`, a Python `if` on a tensor.
+torch's FakeTensorMode computes shapes and devices only, so tensors and modules can be "on cuda" on any machine. In it,
+what mixes devices raises, and so does what makes the host wait: `.item()`, `.tolist()`, a Python `if` on a tensor.
 """
 import types
 

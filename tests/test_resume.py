@@ -123,7 +123,7 @@ def test_thirty_cells_of_which_two_fail(make_study):
     assert process.returncode == 1
     assert len(said.splitlines()) < 120
     assert "28 of 30 cells are evaluated" in said
-    sentence = r"failed: unet scratch-hot 20% seed 0 and 1 more: The loss of epoch 2 is \S+; take a smaller learning_rate"
+    sentence = r"failed: unet scratch-hot 20% seed 0 and 1 more: The loss of epoch 2 is \S+; take a smaller learning"
     assert re.search(sentence, said)
     assert re.search(sentence, (out / "report.html").read_text(encoding="utf-8"))
     assert len(pd.read_csv(out / "results.csv")) == 28

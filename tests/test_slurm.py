@@ -13,7 +13,8 @@ from conftest import BIN, ROOT, results, with_our_commands
 
 from simseg.run import read_state
 
-INSTALLED = all(shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in ("slurmctld", "slurmd", "munged"))
+SEARCHED = f"{os.environ['PATH']}:/usr/sbin"
+INSTALLED = all(shutil.which(name, path=SEARCHED) for name in ("slurmctld", "slurmd", "munged"))
 if not INSTALLED and os.environ.get("SIMSEG_SLURM") != "required":
     pytest.skip("Slurm is not installed here: apt-get install slurm-wlm munge", allow_module_level=True)
 

@@ -1,5 +1,6 @@
 "What belongs to a study and what does not, from the files of its runs."
 import pytest
+import yaml
 
 from simseg.command import main
 from simseg.core import read_json, write_csv, write_json, write_yaml
@@ -134,7 +135,7 @@ def test_status_from_the_files_alone(study, workplace, capsys):
         assert "epoch 1 of 2 76.4 images/s, 1 min left" in said
     _, said = said_by(capsys, "status", "mine.yaml")
     assert "cut off after epoch 1 of 2" in said
-    assert "of 4 runs 2 waiting, 1 evaluated, 1 cut off." in said or "of 4 runs 2 waiting, 1 cut off, 1 evaluated" in said
+    for words in ("of 4 runs 2 waiting", "1 evaluated", "1 cut off"): assert words in said
     for cell in study_cells(study): pretend(study, cell)
     code, said = said_by(capsys, "status", "mine.yaml", "--watch")  # which ends, since all is done
     assert code == 0 and "of 4 runs 4 evaluated." in said
@@ -144,6 +145,6 @@ def test_status_needs_no_images(study, workplace, capsys):
     "A study that has run is looked at when its images have gone."
     gone = {**study, "unet": {**study["unet"], "dataset": str(workplace / "gone")}}
     note_origin(gone, "mine.yaml")
-    write_yaml("mine.yaml", {key: gone[key] for key in ("name", "image_size", "label_ratios", "seeds", "encoders", "unet")})
+    write_yaml("mine.yaml", {key: gone[key] for key in yaml.safe_load(STUDY)})
     code, said = said_by(capsys, "status", "mine.yaml")
     assert code == 0 and "of 4 runs 4 waiting" in said

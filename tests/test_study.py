@@ -227,7 +227,7 @@ def test_each_profile_runs_a_study(profile, tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text(ODD_STUDY)
     cores = ["--cores", "2"] if profile in ("default", "slurm") else []  # a dry run of slurm takes them, too
-    command = [BIN / "snakemake", "--workflow-profile", f"profiles/{profile}", *cores, "--configfile", file, "--dry-run"]
+    command = [BIN / "snakemake", "--workflow-profile", f"profiles/{profile}", *cores, "--configfile", file, "-n"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=with_our_commands())
     assert run.returncode == 0, run.stderr[-2000:]
     assert "outputs/test-odd/unet/scratch/ratio5e-05/seed0" in run.stdout
@@ -246,7 +246,8 @@ def test_a_run_of_a_hundred_thousandth_of_the_labels_says_what_is_wrong():
 
 def test_each_run_sees_a_gpu_of_its_own(tmp_path):
     "Two batch jobs at a time, of which the second begins when the first has one; a third would wait."
-    cells = [new_code_cell("import os, pathlib, time"), new_code_cell("folder = '.'", metadata={"tags": ["parameters"]}),
+    cells = [new_code_cell("import os, pathlib, time"),
+             new_code_cell("folder = '.'", metadata={"tags": ["parameters"]}),
              new_code_cell("pathlib.Path(folder, str(os.getpid())).write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
                            "while len(list(pathlib.Path(folder).iterdir())) < 2: time.sleep(0.1)")]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}

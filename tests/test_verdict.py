@@ -1,0 +1,91 @@
+"The verdict of a report, on results of every kind that are made up: what it says, and that the intervals bear it out."
+import itertools
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from simseg.report import compare_arms, verdict
+from simseg.statistics import side_of_zero
+from simseg.study import BASE, arm_name, check_study
+
+STUDY = {
+    "name": "made_up", "image_size": 32, "label_ratios": [0.5, 0.2], "seeds": [0, 1, 2],
+    "encoders": {"scratch": None, "cats": {"dataset": "synthetic"}, "dogs": {"dataset": "synthetic_objects"}},
+    "recipes": {"augmented": {"augment": True}}, "unet": {"dataset": "synthetic"},
+}
+
+
+def made_up(gains: dict, seeds: int = 3, images: int = 200, noise: float = 0.002):
+    "Counts and results of a study: scratch at 0.6, every other arm above it by its gain."
+    study = check_study({**STUDY, "seeds": list(range(seeds))})
+    rng = np.random.default_rng(0)
+    counts = {}
+    rows = []
+    for (encoder, recipe, ratio), gain in gains.items():
+        level = 0.6 + gain + rng.normal(0, noise, seeds)
+        hits = rng.normal(level[:, None], 0.02, (seeds, images)).clip(0.01, 0.99) * 1000
+        counts[arm_name(encoder, recipe), ratio] = (list(range(seeds)), np.stack([hits, np.full_like(hits, 1000)], 2))
+        for seed in range(seeds):
+            rows.append({"encoder": encoder, "recipe": recipe, "label_ratio": ratio, "seed": seed,
+                         "iou": hits[seed].sum() / images / 1000, "n_images": images})
+    return study, pd.DataFrame(rows), compare_arms(study, counts)
+
+
+def all_at(cats: float, dogs: float = 0.0, augmented: float = 0.0, **how):
+    "The same gains at both ratios and in both recipes."
+    gains = {}
+    for recipe, ratio in itertools.product([BASE, "augmented"], [0.5, 0.2]):
+        alone = augmented if recipe != BASE else 0.0
+        gains |= {("scratch", recipe, ratio): alone, ("cats", recipe, ratio): cats + alone}
+        gains |= {("dogs", recipe, ratio): dogs + alone}
+    return made_up(gains, **how)
+
+
+KINDS = {
+    "all better": all_at(0.1, 0.1),
+    "all worse": all_at(-0.1, -0.1),
+    "one of each": all_at(0.1, -0.1),
+    "none": all_at(0.0),
+    "one seed": all_at(0.1, 0.1, seeds=1),
+    "one seed, nothing": all_at(0.0, seeds=1, noise=0.0),
+    "a recipe that helps": all_at(0.0, augmented=0.1),
+    "noisy seeds": all_at(0.05, noise=0.1),
+    "eight test images": all_at(0.02, images=8),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_verdict_never_says_more_than_the_intervals(kind):
+    "Each figure that is called better or worse is one whose two intervals leave out zero; three sentences at most."
+    study, results, comparisons = KINDS[kind]
+    sentences = verdict(study, results, comparisons)
+    assert 1 <= len(sentences) <= 3
+    for sentence in sentences:
+        assert sentence.endswith(".") and "nan" not in sentence
+        for word, figure in re.findall(r"is (better|worse) (?:than \w+ )?at \d+% labels[:,] ([+-]\d\.\d+)", sentence):
+            row = comparisons.iloc[(comparisons["difference"] - float(figure)).abs().argmin()]
+            sides = {side_of_zero((row[f"{of}_low"], row[f"{of}_high"])) for of in ("images", "seeds")}
+            assert sides == {1 if row["difference"] > 0 else -1}, sentence
+
+
+@pytest.mark.parametrize("kind, said", [
+    ("all better", r"With the base recipe, pretraining on \w+ is better at \d+% labels: \+0\.1\d+ IoU \(95 %: .*3 seeds"),
+    ("all worse", r"pretraining on \w+ is worse at \d+% labels: -0\.1"),
+    ("one of each", r"is better at .*, and pretraining on dogs is worse"),
+    ("one of each", r"What the unlabelled images show matters: cats is better than dogs"),
+    ("none", r"With the base recipe, no difference is shown; the largest of 4 is"),
+    ("one seed", r"looks better at \d+% labels and needs more seeds: .*one seed"),
+    ("one seed, nothing", r"no difference is shown"),
+    ("a recipe that helps", r"augmented recipe, no difference is shown.*; the recipe alone is better by 0\.\d+ at"),
+    ("noisy seeds", r"no difference is shown"),
+])
+def test_what_a_verdict_says(kind, said):
+    assert re.search(said, " ".join(verdict(*KINDS[kind])))
+
+
+def test_a_hole_is_no_comparison():
+    study, results, comparisons = KINDS["none"]
+    nothing = comparisons[comparisons["first"] == "nobody"]
+    assert verdict(study, results, nothing) == ["Nothing can be said yet: no pretrained encoder stands beside scratch."]
