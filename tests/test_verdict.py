@@ -71,7 +71,7 @@ def test_a_verdict_never_says_more_than_the_intervals(kind):
 
 
 @pytest.mark.parametrize("kind, said", [
-    ("all better", r"With the base recipe, pretraining on \w+ is better at \d+% labels: \+0\.1\d+ IoU \(95 %: .*3 seeds"),
+    ("all better", r"base recipe, pretraining on \w+ is better at \d+% labels: \+0\.1\d+ IoU \(95 %: .*3 seeds"),
     ("all worse", r"pretraining on \w+ is worse at \d+% labels: -0\.1"),
     ("one of each", r"is better at .*, and pretraining on dogs is worse"),
     ("one of each", r"What the unlabelled images show matters: cats is better than dogs"),
