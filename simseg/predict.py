@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAME_LENGTH', 'ONNX_TOLERANCE', 'IMAGE_SIZE', 'OPTIONS', 'images', 'model_dir', 'image_size', 'threshold',
            'batch_size', 'device', 'precision', 'out_dir', 'Prediction', 'predict', 'find_images', 'check_lengths',
-           'check_place', 'check_apart', 'predict_files', 'FromPixels', 'export_onnx', 'main']
+           'check_place', 'check_apart', 'predict_files', 'FromPixels', 'export_onnx', 'choose_model', 'main']
 
 # %% ../nbs/11_predict.ipynb #a3fe245a
 import argparse
@@ -245,8 +245,9 @@ def _add_predict(commands):
     command.set_defaults(run=_run_predict)
     add = command.add_argument
     add("images", nargs="+", metavar="IMAGE", help="image files, and folders of them")
-    add("--model", required=True, metavar="DIR", help="folder of a fine-tuned model, such as outputs/unet_pets/model")
-    add("--out", required=True, metavar="DIR", help="folder to write to")
+    add("--model", default="", metavar="DIR", help="folder of a fine-tuned model, such as outputs/unet_pets/model")
+    add("--study", default="", metavar="NAME", help="take the study's model of the highest validation IoU instead")
+    add("--out", default="masks", metavar="DIR", help="folder to write to (default masks)")
     add("--threshold", type=float, default=0.5, help="probability from which a pixel belongs to the mask (default 0.5)")
     add("--batch-size", type=int, default=8, metavar="N", help="images a forward pass (default 8)")
     add("--image-size", type=int, default=0, metavar="PIXELS", help=IMAGE_SIZE)
@@ -281,6 +282,29 @@ def _parser(further=()) -> argparse.ArgumentParser:
     for add in (_add_predict, _add_export, _add_cache, *further): add(commands)
     return parser
 
+# %% ../nbs/11_predict.ipynb #cdcb7c08
+def _listed(models: dict) -> str:  # as for `choose_model`
+    "The models there are, in words."
+    if not models: return "there is none yet: `make demo` trains some"
+    return "there are " + ", ".join(f"{name} ({folder}, validation IoU {iou:.3f})" for name, (folder, iou) in models.items())
+
+
+def choose_model(
+    model: str,  # a folder; "" where none was named
+    study: str,  # likewise
+    models: dict,  # name of a study, or of a run → (folder of its best model, validation IoU)
+) -> Path:  # absolute
+    "The model to use; raises `ValueError` or `FileNotFoundError` with those that there are."
+    if model and (Path(model) / "config.json").is_file(): return Path(model).absolute()
+    if model:
+        raise FileNotFoundError(f"There is no model in {Path(model).absolute()} ({_listed(models)}); "
+                                "give the folder model/ that 09_unet wrote.")
+    if study:
+        check_known("study with a model", [study], models)
+        return models[study][0]
+    if len(models) != 1: raise ValueError(f"Name a model with --model or --study; {_listed(models)}.")
+    return next(iter(models.values()))[0]
+
 # %% ../nbs/11_predict.ipynb #119730bd
 OPTIONS = ["threshold", "batch_size", "image_size", "device", "precision"]  # of `predict`, for the notebook's run too
 
@@ -288,11 +312,14 @@ OPTIONS = ["threshold", "batch_size", "image_size", "device", "precision"]  # of
 def _run_predict(args) -> int:  # exit code
     "`simseg predict`"
     options = {name: getattr(args, name) for name in OPTIONS}
-    model_dir = Path(args.model).absolute()
+    model_dir = choose_model(args.model, args.study, args.find_models())
+    if not args.model: print(f"Model: {model_dir}")
     out_dir = Path(args.out).absolute()
     masks, unread = predict_files(args.images, model_dir, out_dir, not args.no_overlay, **options)
     for sentence in unread: print(f"simseg: {sentence}", file=sys.stderr)
     print(f"{len(masks)} mask(s) written to {args.out}")
+    overlays = [mask.with_name(f"{mask.stem}.overlay.jpg") for mask in masks]
+    if overlays and not args.no_overlay: print(f"To look at: {overlays[0]}")
     return 1 if unread else 0
 
 
@@ -319,9 +346,11 @@ def _run_cache(args) -> int:
 def main(
     arguments: list[str] | None = None,  # default: the command line's
     further=(),  # functions that add more commands to its parser, as `_add_cache` does
+    find_models=dict,  # gives the models there are, as for `choose_model`
 ):
     "The command `simseg`; ends the process with its exit code."
     parser = _parser(further)
+    parser.set_defaults(find_models=find_models)
     args = parser.parse_args(arguments)
     if args.command is None:
         parser.print_help()

@@ -11,8 +11,9 @@ import torch
 from conftest import BIN, small
 from PIL import Image
 
-from simseg.core import make_accelerator
+from simseg.core import make_accelerator, write_csv, write_json, write_yaml
 from simseg.predict import predict, predict_files
+from simseg.study import check_study, evaluation_params, note_origin, unet_params
 from simseg.synthetic import draw_synthetic
 from simseg.unet import load_model, predict_batches, run_unet
 
@@ -140,3 +141,36 @@ def test_a_model_of_smps_own(tmp_path):
     assert found.probability.max() < 1
     smp.Unet("resnet18", encoder_weights=None, classes=3).save_pretrained(tmp_path / "three")
     with pytest.raises(ValueError, match="has 3 classes"): next(predict([photo], tmp_path / "three", image_size=64))
+
+
+def test_the_best_model_of_a_study_is_taken(workplace, model, photos):
+    "By validation images, among the cells that count; of several studies one has to be named."
+    def study_with(name, ious):
+        study = check_study({"name": name, "image_size": 32, "label_ratios": [0.5], "seeds": list(range(len(ious))),
+                             "encoders": {"scratch": None}, "unet": {"dataset": "synthetic", "max_images": 64}})
+        note_origin(study, f"{name}.yaml")
+        for seed, iou in enumerate(ious):
+            cell = ("scratch", 0.5, seed)
+            for params in (unet_params(study, *cell), evaluation_params(study, *cell)):
+                folder = workplace / params["out_dir"]
+                write_yaml(folder / "params.yaml", {**params, "ran_on": {"images": "sheep", "precision": "fp32"}})
+                write_json(folder / "state.json", {"state": "done"})
+                write_json(folder / "metrics.json", {"val_iou": iou, "iou": 1 - iou})
+            write_csv(folder / "per_image.csv", [{"id": "a", "tp": 1, "fp": 0, "fn": 0, "tn": 0}])
+            shutil.copytree(model, workplace / unet_params(study, *cell)["out_dir"] / "model")
+
+    found = simseg(workplace, "predict", photos)
+    assert found.returncode == 2 and "there is none yet: `make demo` trains some" in found.stderr
+    study_with("first", [0.3, 0.9, 0.5])
+    found = simseg(workplace, "predict", photos)
+    assert found.returncode == 0, found.stderr
+    assert "outputs/first/unet/scratch/ratio0.5/seed1/model" in found.stdout
+    shown = re.search(r"To look at: (.*overlay.jpg)", found.stdout)[1]
+    assert Image.open(shown).size
+    study_with("second", [0.4])
+    found = simseg(workplace, "predict", photos)
+    assert found.returncode == 2 and "first (" in found.stderr and "second (" in found.stderr
+    found = simseg(workplace, "predict", photos, "--study", "second")
+    assert found.returncode == 0 and "outputs/second/" in found.stdout
+    found = simseg(workplace, "predict", photos, "--model", "outputs/nothing")
+    assert found.returncode == 2 and "There is no model in" in found.stderr and "first (" in found.stderr
