@@ -51,7 +51,8 @@ export: install  ## write simseg/*.py from the notebooks
 	nbdev_export
 
 readme: install  ## write README.md from nbs/index.ipynb
-	jupyter nbconvert --to markdown --no-input --output-dir . --output README --NbConvertApp.output_files_dir=nbs/readme nbs/index.ipynb
+	jupyter nbconvert --to markdown --no-input --output-dir . --output README --NbConvertApp.output_files_dir=nbs/readme \
+		--TemplateExporter.extra_template_basedirs=nbs/docs --template=readme nbs/index.ipynb
 
 notebooks: export OMP_NUM_THREADS = 1
 notebooks: install  ## execute every notebook in place, so that its saved outputs are real, then clean and export

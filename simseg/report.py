@@ -237,8 +237,8 @@ def _in_general(rows: pd.DataFrame) -> str:
     if len(shown):
         parts = [_where(_clearest(part), several) for _, part in shown.groupby("verdict")]
         rest = len(rows) - len(shown)
-        more = f" ({len(shown)} of {len(rows)} comparisons tell; {rest} show no difference or need more seeds)"
-        return ", and ".join(parts) + (more if rest else "")
+        more = f"; the other {rest} of {len(rows)} comparisons show no difference or need more seeds" if rest else ""
+        return ", and ".join(parts) + more
     hinted = rows[rows["verdict"] == "one seed"]
     if not len(hinted): return f"no difference is shown; the largest of {len(rows)} is {_interval(_clearest(rows))}"
     top = _clearest(hinted)
@@ -604,19 +604,20 @@ def draw_differences(
 def plot_differences(
     comparisons: pd.DataFrame,  # as `compare_arms` gives
 ):
-    "IoU above scratch, a panel a recipe, the most labels on top."
+    "IoU above scratch, a panel a recipe, one below the other, the most labels on top."
     import matplotlib.pyplot as plt
 
     set_theme()
     rows = comparisons[comparisons["second"] == "scratch"]
     panels = dict(list(rows.groupby("recipe", sort=False)))
     colours = encoder_colours(rows["first"].unique())
-    width = max(1, len(panels))
-    height = max([1, *(len(part) for part in panels.values())])
-    figure, axes = plt.subplots(1, width, figsize=(2 + 4 * width, 1.2 + 0.22 * height), sharex=True, squeeze=False)
+    heights = [len(part) for part in panels.values()] or [1]
+    size = (7.5, 0.9 + 0.35 * len(heights) + 0.24 * sum(heights))
+    figure, axes = plt.subplots(len(heights), 1, figsize=size, sharex=True, squeeze=False, height_ratios=heights)
     for axis, (recipe, part) in zip(axes.flat, panels.items()):
         draw_differences(axis, part.sort_values("label_ratio", kind="stable", ascending=False), colours)
-        if len(panels) > 1: axis.set_title(f"{recipe} recipe")
+        if len(panels) > 1: axis.set_title(f"{recipe} recipe", loc="left", fontsize=10)
+        axis.label_outer()
     # a line over few seeds may leave the figure
     limit = 1.3 * rows[["images_low", "images_high", "difference"]].abs().max().max() or 0.01
     axes[0, 0].set_xlim(-limit, limit)

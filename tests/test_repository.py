@@ -205,8 +205,10 @@ def test_nbdev_export_leaves_no_diff(checkout):
 
 def test_readme_is_generated(tmp_path):
     command = [BIN / "jupyter", "nbconvert", "--to", "markdown", "--no-input", "--output-dir", tmp_path]
-    command += ["--output", "README", "--NbConvertApp.output_files_dir=nbs/readme", ROOT / "nbs" / "index.ipynb"]
+    command += ["--output", "README", "--NbConvertApp.output_files_dir=nbs/readme", "--template=readme"]
+    command += [f"--TemplateExporter.extra_template_basedirs={ROOT / 'nbs' / 'docs'}", ROOT / "nbs" / "index.ipynb"]
     subprocess.run(command, check=True, capture_output=True)
     text = (ROOT / "README.md").read_text()
     assert text == (tmp_path / "README.md").read_text(), "run make readme"
     assert len(text.splitlines()) < 150
+    assert "![png]" not in text  # a picture's words are its cell's: fig-alt
