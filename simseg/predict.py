@@ -286,7 +286,8 @@ def _parser(further=()) -> argparse.ArgumentParser:
 def _listed(models: dict) -> str:  # as for `choose_model`
     "The models there are, in words."
     if not models: return "there is none yet: `make demo` trains some"
-    return "there are " + ", ".join(f"{name} ({folder}, validation IoU {iou:.3f})" for name, (folder, iou) in models.items())
+    listed = [f"{name} ({folder}, validation IoU {iou:.3f})" for name, (folder, iou) in models.items()]
+    return f"there are {', '.join(listed)}"
 
 
 def choose_model(
