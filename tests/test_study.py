@@ -279,3 +279,30 @@ def test_code_is_noticed_and_what_is_said_of_it_is_not(checkout, tmp_path):
     module.write_text(code.replace("BANK = 5000", "BANK = 4000"), encoding="utf-8")
     changed, same = fingerprints()
     assert changed != simclr and same == unet
+
+
+# The tutorial on folders of one's own
+
+def test_own_data_runs_on_any_two_folders(checkout, tmp_path):
+    "Two paths are set, all cells run, nothing drawn takes part, and a study file is left that is whole."
+    shutil.copytree(ROOT / "params", checkout / "params")
+    drawn = draw_synthetic(60, 48, seed=3)
+    for part in ("photos", "labelled/images", "labelled/masks"): (tmp_path / part).mkdir(parents=True)
+    for i in range(40): Image.fromarray(drawn.images[i].transpose(1, 2, 0)).save(tmp_path / "photos" / f"{i}.jpg")
+    for i in range(40, 60):
+        Image.fromarray(drawn.images[i].transpose(1, 2, 0)).save(tmp_path / "labelled" / "images" / f"{i}.jpg")
+        Image.fromarray((drawn.masks[i] != 2).astype(np.uint8)).save(tmp_path / "labelled" / "masks" / f"{i}.png")
+    file = checkout / "nbs" / "tutorials" / "own_data.ipynb"
+    notebook = nbformat.read(file, 4)
+    (cell,) = [cell for cell in notebook.cells if cell.source.startswith("photos = ")]
+    cell.source = f"photos = {str(tmp_path / 'photos')!r}\nlabelled = {str(tmp_path / 'labelled')!r}"
+    nbformat.write(notebook, file)
+    command = [BIN / "jupyter", "nbconvert", "--to", "notebook", "--inplace", "--execute", file]
+    run = subprocess.run(command, capture_output=True, text=True, env=with_our_commands(OMP_NUM_THREADS="1"))
+    assert run.returncode == 0, run.stderr[-3000:]
+    text = file.read_text(encoding="utf-8")
+    assert "20 images with masks, 40 photos without" in text and "a toy" not in text
+    assert (checkout / "outputs" / "mine-first-look" / "report.html").is_file()
+    assert not (checkout / "outputs" / "tutorial").exists()
+    study = check_study(yaml.safe_load((checkout / "params" / "mine.yaml").read_text()))
+    assert study["name"] == "mine" and len(study_cells(study)) == 12
