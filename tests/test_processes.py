@@ -140,8 +140,9 @@ def test_what_the_first_process_refuses_is_said_here(tmp_path):
 
 
 LONG = """
-import sys, json
+import json, signal, sys
 from simseg.simclr import run_simclr
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background takes away
 run_simclr(json.loads(sys.argv[1]))
 """
 
