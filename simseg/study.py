@@ -329,7 +329,8 @@ def check_not_taken(
     if not ((folder / "origin.json").is_file() and (folder / "study.yaml").is_file()): return
     taken_by = read_json(folder / "origin.json")["file"]
     difference = other_study(read_yaml(folder / "study.yaml"), study)
-    if taken_by == _origin(file) or not difference: return
+    its_own = resolve_path(file) == folder / "study.yaml"
+    if taken_by == _origin(file) or its_own or not difference: return
     raise ValueError(f"outputs/{study['name']} holds the study of {taken_by} ({difference}); give this one another "
                      f"name, or remove outputs/{study['name']}/origin.json to let it replace that one.")
 
@@ -337,8 +338,9 @@ def check_not_taken(
 def note_origin(study: dict, file: str | Path):
     "Take a name for a study, and write down what it is."
     folder = resolve_path(f"outputs/{study['name']}")
-    write_json(folder / "origin.json", {"file": _origin(file)})
-    write_yaml(folder / "study.yaml", study)
+    begun = folder / "study.yaml"
+    if resolve_path(file) != begun: write_json(folder / "origin.json", {"file": _origin(file)})
+    write_yaml(begun, study)
 
 # %% ../nbs/13_study.ipynb #811ad0b5
 def begun_file(
