@@ -313,7 +313,7 @@ def other_study(
     without = [{key: value for key, value in study.items() if key not in RUNNING} for study in (old, new)]
     return first_difference(_flat(without[0]), {**_flat(without[1]), "ran_on": {}})
 
-
+# %% ../nbs/13_study.ipynb #4ca305b7
 def _origin(file: str | Path) -> str:
     "A study file as origin.json names it: relative to the top of the repository where it lies below it."
     path = resolve_path(file)
