@@ -7,9 +7,9 @@ __all__ = ['COMPARISON_COLUMNS', 'LABEL_COLUMNS', 'VERDICTS', 'WORDS', 'PRETRAIN
            'encoder_kind', 'encoder_pairs', 'compare_arms', 'compare_labels', 'tally', 'describe_saving', 'answers',
            'recipe_effects', 'verdict', 'warnings_of', 'verdict_box', 'results_table', 'seeds_note', 'last_epoch_best',
            'published_results', 'compare_with_published', 'holes', 'print_results', 'report_title', 'describe_images',
-           'draw_pretraining', 'plot_pretraining', 'recipe_styles', 'draw_finetuning', 'plot_finetuning', 'draw_ratios',
-           'plot_ratios', 'draw_differences', 'plot_differences', 'predicted_masks', 'show_predictions',
-           'write_report_html']
+           'describe_runs', 'folded', 'draw_pretraining', 'plot_pretraining', 'recipe_styles', 'draw_finetuning',
+           'plot_finetuning', 'draw_ratios', 'plot_ratios', 'draw_differences', 'plot_differences', 'predicted_masks',
+           'show_predictions', 'write_report_html']
 
 # %% ../nbs/14_report.ipynb #421f3131
 from html import escape
@@ -26,6 +26,7 @@ from .evaluation import find_objects
 from .figures import (METRIC_NAMES, encoder_colours, overlay_batch, plot_curve, ratio_axis, set_theme,
                             show_images)
 from .masks import make_targets
+from .run import read_state
 from .statistics import Saving, compare, labels_saved, seed_interval
 from .study import (BASE, arm_label, arm_name, collect_results, evaluated_cells, evaluation_params, left_out,
                           pretrainings, ratio_label, read_history, ready_encoder, run_dir, simclr_params, split_arm,
@@ -461,6 +462,44 @@ def describe_images(
         if skipped.is_file(): line += f"; {len(pd.read_csv(skipped))} files were left out, see `skipped.csv`"
         lines.append(f"{line}.")
     return "\n".join(f"- {line}" for line in lines) or "Nothing was left out."
+
+# %% ../nbs/14_report.ipynb #9a222e0e
+def _what_ran(study: dict) -> pd.DataFrame:  # a row a run: when, and what its params.yaml says it ran on
+    "The fine-tuning runs of the cells that count."
+    rows = []
+    for cell in evaluated_cells(study):
+        folder = resolve_path(unet_params(study, *cell)["out_dir"])
+        rows.append({**read_yaml(folder / "params.yaml")["ran_on"], "when": read_state(folder).get("when", "")})
+    return pd.DataFrame(rows)
+
+
+def describe_runs(
+    study: dict,
+) -> str:  # Markdown
+    "When, where and with what a study ran, and where to find what it made."
+    ran = _what_ran(study)
+
+    def named(column): return ", ".join(sorted(ran[column].dropna().astype(str).unique()))
+
+    commits = ", ".join(sorted(ran["commit"].str[:7].unique()))
+    dirty = " with changes that were not committed" if ran["dirty"].any() else ""
+    folder = f"outputs/{study['name']}"
+    return "\n".join([
+        f"- Ended {ran['when'].max().replace('T', ' ')}; {named('machine')}; {named('device')}, {named('precision')}; "
+        f"torch {named('torch')}; simseg {commits}{dirty}.",
+        f"- Settings: `{folder}/study.yaml`; of each run, its `params.yaml`.",
+        f"- Models: `{folder}/unet/…/model`; `simseg predict photo.jpg --study {study['name']}` takes the one that did "
+        "best on validation images.",
+    ])
+
+
+def folded(
+    summary: str,
+    table: pd.DataFrame,
+) -> str:  # HTML
+    "A table to open by a click."
+    rows = table.to_html(index=False, na_rep="–", border=0, justify="left")
+    return f"<details><summary>{escape(summary)}</summary>{rows}</details>"
 
 # %% ../nbs/14_report.ipynb #9f5e94ba
 PRETRAINING_LABELS = {"loss": "NT-Xent, training views", "knn_accuracy": "k-NN accuracy, held out"}
