@@ -190,6 +190,14 @@ def _answer(comparisons: pd.DataFrame) -> str:
     return f"every figure is that of scratch to the last digit ({len(comparisons)} compared)"
 
 
+def _where_gains_hold(labels: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
+    "Labels saved are worth naming where the gain that they stand for holds."
+    gains = comparisons[(comparisons["second"] == "scratch") & (comparisons["verdict"] == "gain")]
+    hold = set(gains[["first", "recipe", "label_ratio"]].itertuples(index=False, name=None))
+    rows = labels[["encoder", "recipe", "label_ratio"]].itertuples(index=False, name=None)
+    return labels[[row in hold for row in rows]]
+
+
 def answers(
     study: dict,
     comparisons: pd.DataFrame,  # as `compare_arms` gives
@@ -202,8 +210,9 @@ def answers(
         lines += [f"**{question}**", ""]
         lines += [f"- {recipe} recipe: {_answer(part)}." for recipe, part in rows.groupby("recipe", sort=False)]
         lines.append("")
-    if len(labels): lines += ["**How many labels does it save?**", ""]
-    for row in labels.itertuples():
+    saved = _where_gains_hold(labels, comparisons)
+    if len(saved): lines += ["**How many labels does it save?**", ""]
+    for row in saved.itertuples():
         saving = Saving(row.label_ratio, row.equal_ratio, (row.low, row.high), (row.lowest, row.highest))
         lines.append(f"- {arm_label(row.encoder, row.recipe)} {describe_saving(saving)}")
     return "\n".join(lines)
