@@ -189,7 +189,7 @@ def _answer(comparisons: pd.DataFrame) -> str:
     if comparisons["difference"].any(): return tally(comparisons)
     return f"every figure is that of scratch to the last digit ({len(comparisons)} compared)"
 
-
+# %% ../nbs/14_report.ipynb #a840d2aa
 def _where_gains_hold(labels: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
     "Labels saved are worth naming where the gain that they stand for holds."
     gains = comparisons[(comparisons["second"] == "scratch") & (comparisons["verdict"] == "gain")]
