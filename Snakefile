@@ -80,10 +80,12 @@ def evaluation_of(w): return evaluation_params(study, w.arm, float(w.ratio), int
 
 def takes(stage):
     "What a run takes of a machine, as the resources of its rule: mem_mb, runtime in minutes, and gpu."
-    def of(w):
-        run = [w.encoder, w.seed] if stage == "simclr" else [w.arm, w.seed, float(w.ratio)]
-        return run_resources(study, stage, *run)
-    return {name: lambda wildcards, name=name: of(wildcards)[name] for name in RESOURCES}
+    def resource(name):
+        def of(w):
+            run = [w.encoder, w.seed] if stage == "simclr" else [w.arm, w.seed, float(w.ratio)]
+            return run_resources(study, stage, *run)[name]
+        return of
+    return {name: resource(name) for name in RESOURCES}
 
 files_of = lru_cache(files_fingerprint)
 

@@ -104,7 +104,9 @@ def take_gpus(
     mine = {}
     for name in listed:
         lock = FileLock(Path(tempfile.gettempdir()) / f"simseg-{os.getuid()}-gpu-{name}.lock", timeout=0)
-        with contextlib.suppress(Timeout): mine[name] = lock.acquire().lock
+        try: lock.acquire()
+        except Timeout: continue
+        mine[name] = lock
         if len(mine) == wanted: return mine
     for lock in mine.values(): lock.release()
     return {}

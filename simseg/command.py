@@ -29,7 +29,7 @@ def describe_progress(
     said_below = table["state"].isin(["failed", "stale"])
     shown.loc[said_below, ""] = "see below"
     lines = shown.to_string(index=False, na_rep="", float_format="{:.3f}".format)
-    return "\n".join([lines, "", progress_sentence(study["name"], table), *left_out(study)])
+    return "\n".join([lines, "", progress_sentence(study["name"], table), *left_out(table)])
 
 # %% ../nbs/17_command.ipynb #fb5c726d
 ENDS = ["trained", "evaluated"]

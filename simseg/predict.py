@@ -283,7 +283,7 @@ def _parser(further=()) -> argparse.ArgumentParser:
     return parser
 
 # %% ../nbs/11_predict.ipynb #cdcb7c08
-def _listed(models: dict) -> str:  # as for `choose_model`
+def _listed(models: dict) -> str:  # as `find_models` gives
     "The models there are, in words."
     if not models: return "there is none yet: `make demo` trains some"
     listed = [f"{name} ({folder}, validation IoU {iou:.3f})" for name, (folder, iou) in models.items()]
@@ -293,10 +293,11 @@ def _listed(models: dict) -> str:  # as for `choose_model`
 def choose_model(
     model: str,  # a folder; "" where none was named
     study: str,  # likewise
-    models: dict,  # name of a study, or of a run → (folder of its best model, validation IoU)
+    find_models,  # gives name of a study, or of a run → (folder of its best model, validation IoU)
 ) -> Path:  # absolute
     "The model to use; raises `ValueError` or `FileNotFoundError` with those that there are."
     if model and (Path(model) / "config.json").is_file(): return Path(model).absolute()
+    models = find_models()
     if model:
         raise FileNotFoundError(f"There is no model in {Path(model).absolute()} ({_listed(models)}); "
                                 "give the folder model/ that 09_unet wrote.")
@@ -313,7 +314,7 @@ OPTIONS = ["threshold", "batch_size", "image_size", "device", "precision"]  # of
 def _run_predict(args) -> int:  # exit code
     "`simseg predict`"
     options = {name: getattr(args, name) for name in OPTIONS}
-    model_dir = choose_model(args.model, args.study, args.find_models())
+    model_dir = choose_model(args.model, args.study, args.find_models)
     if not args.model: print(f"Model: {model_dir}")
     out_dir = Path(args.out).absolute()
     masks, unread = predict_files(args.images, model_dir, out_dir, not args.no_overlay, **options)

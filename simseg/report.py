@@ -30,7 +30,7 @@ from .run import read_state
 from .statistics import Saving, compare, labels_saved, seed_interval
 from .study import (BASE, arm_label, arm_name, collect_results, evaluated_cells, evaluation_params, left_out,
                           pretrainings, ratio_label, read_history, ready_encoder, run_dir, simclr_params, split_arm,
-                          study_cells, study_data, unet_params)
+                          study_cells, study_data, study_progress, unet_params)
 from .transfer import UNTRAINED
 from .unet import load_model
 
@@ -218,7 +218,7 @@ def answers(
     return "\n".join(lines)
 
 # %% ../nbs/14_report.ipynb #23e9dbe3
-WORDS = {"gain": "better", "loss": "worse", "one seed": "needs more seeds", "open": "no difference shown"}
+WORDS = {"gain": "better", "loss": "worse"}
 
 
 def _interval(row: dict) -> str:  # "+0.020 IoU (95 %: +0.006 to +0.034, 3 seeds)"
@@ -240,17 +240,24 @@ def _where(row: dict, with_first: bool) -> str:
     return f"{which} is {WORDS[row['verdict']]} at {ratio_label(row['label_ratio'])} labels: {_interval(row)}"
 
 
+def _others(rest: int, n: int) -> str:
+    "What is to be said of the comparisons that show nothing."
+    if rest == 0: return ""
+    if rest == 1: return "; the other comparison shows no difference or needs more seeds"
+    return f"; the other {rest} of {n} comparisons show no difference or need more seeds"
+
+
 def _in_general(rows: pd.DataFrame) -> str:
     "A sentence on every comparison of pretrained encoders with scratch, within a recipe."
     shown = rows[rows["verdict"].isin(["gain", "loss"])]
     several = rows["first"].nunique() > 1
     if len(shown):
         parts = [_where(_clearest(part), several) for _, part in shown.groupby("verdict")]
-        rest = len(rows) - len(shown)
-        more = f"; the other {rest} of {len(rows)} comparisons show no difference or need more seeds" if rest else ""
-        return ", and ".join(parts) + more
+        return ", and ".join(parts) + _others(len(rows) - len(shown), len(rows))
     hinted = rows[rows["verdict"] == "one seed"]
-    if not len(hinted): return f"no difference is shown; the largest of {len(rows)} is {_interval(_clearest(rows))}"
+    if not len(hinted):
+        largest = f"; the largest of {len(rows)} is" if len(rows) > 1 else ":"
+        return f"no difference is shown{largest} {_interval(_clearest(rows))}"
     top = _clearest(hinted)
     side = "better" if top["difference"] > 0 else "worse"
     where = f"at {ratio_label(top['label_ratio'])} labels"
@@ -281,19 +288,27 @@ def _alone(effects: pd.DataFrame) -> str:  # of one recipe
             f"(95 % over {top['n_seeds']} seeds: {top['low']:+.3f} to {top['high']:+.3f})")
 
 # %% ../nbs/14_report.ipynb #ffcfae50
+def _turned(row: dict) -> dict:
+    "The same comparison, the second encoder first."
+    turned = {"first": row["second"], "second": row["first"], "difference": -row["difference"]}
+    for of in ("images", "seeds"):
+        turned[f"{of}_low"] = -row[f"{of}_high"]
+        turned[f"{of}_high"] = -row[f"{of}_low"]
+    return {**row, **turned}
+
+
 def _by_domain(rows: pd.DataFrame) -> str:
     "A sentence on encoders that were pretrained alike on different images."
-    if not len(rows): return ""
     shown = rows[rows["verdict"].isin(["gain", "loss"])]
-    if not len(shown): return f"Between unlabelled images, no difference is shown ({len(rows)} comparisons)."
-    top = _clearest(shown)
-    better, worse = (top["first"], top["second"]) if top["difference"] > 0 else (top["second"], top["first"])
-    ahead = {"difference": abs(top["difference"])}
-    if top["difference"] < 0:
-        ahead |= {f"{of}_low": -top[f"{of}_high"] for of in ("images", "seeds")}
-        ahead |= {f"{of}_high": -top[f"{of}_low"] for of in ("images", "seeds")}
-    return (f"What the unlabelled images show matters: {better} is better than {worse} at "
-            f"{ratio_label(top['label_ratio'])} labels, {_interval({**top, **ahead})}.")
+    hinted = rows[rows["verdict"] == "one seed"]
+    if not len(shown) and not len(hinted):
+        return f"Whatever the unlabelled images show, no difference is shown ({len(rows)} comparisons)."
+    top = _clearest(shown if len(shown) else hinted)
+    if top["difference"] < 0: top = _turned(top)
+    pair = f"{top['first']} {'is' if len(shown) else 'looks'} better than {top['second']}"
+    where = f"at {ratio_label(top['label_ratio'])} labels"
+    if len(shown): return f"What the unlabelled images show matters: {pair} {where}, {_interval(top)}."
+    return f"Whether it matters what the unlabelled images show needs more seeds: {pair} {where}, {_interval(top)}."
 
 
 def verdict(
@@ -418,7 +433,7 @@ def holes(
 ) -> list[str]:
     "What a study has not got, a line each: how many cells, and each run that failed or is stale, with its sentence."
     n_cells = len(study_cells(study))
-    lines = left_out(study)
+    lines = left_out(study_progress(study))
     if len(results) < n_cells: lines.insert(0, f"{len(results)} of {n_cells} cells are evaluated")
     return lines
 

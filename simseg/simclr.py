@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -459,6 +460,7 @@ class Pretraining:
     def __init__(
         self,
         params: dict,  # the stage's parameters, checked
+        accelerator,
     ):
         reading = reading_of(params)
         self.data = load_unlabelled(params["dataset"], params["image_size"], params["data_root"], params["max_images"],
@@ -473,20 +475,24 @@ class Pretraining:
         self.model = SimCLR(params["encoder_name"], params["projection_hidden"], params["projection_dim"])
         start_from(self.model.encoder, params["start"], params["encoder_name"])
         self.params = params
+        self.accelerator = accelerator
         self.began_with = {"images": self.data.fingerprint, **what_else_it_begins_with(params, labelled)}
 
-    def epochs(self, accelerator, state: State):
-        "`pretrain`, on these images."
-        images = to_device(self.data.images, accelerator.device)
-        how = (self.train, self.held_out, self.params, accelerator, state)
-        return pretrain(self.model, images, self.data.labels, *how)
+    @cached_property
+    def images(self) -> torch.Tensor:  # (N, 3, S, S), uint8
+        "Where they are trained on; moved there once, when they are needed."
+        return to_device(self.data.images, self.accelerator.device)
 
-    def probe(self, accelerator) -> dict:  # knn_accuracy and linear_probe_accuracy, where there are labels
+    def epochs(self, state: State):
+        "`pretrain`, on these images."
+        how = (self.train, self.held_out, self.params, self.accelerator, state)
+        return pretrain(self.model, self.images, self.data.labels, *how)
+
+    def probe(self) -> dict:  # knn_accuracy and linear_probe_accuracy, where there are labels
         "What the features are worth at the end."
         classifiers = {"knn_accuracy": knn_accuracy, "linear_probe_accuracy": linear_probe}
-        images = to_device(self.data.images, accelerator.device)
-        how = (self.train, self.held_out, accelerator, classifiers)
-        return classify(self.model.encoder, images, self.data.labels, *how)
+        how = (self.train, self.held_out, self.accelerator, classifiers)
+        return classify(self.model.encoder, self.images, self.data.labels, *how)
 
 # %% ../nbs/08_simclr.ipynb #cb47f56a
 def said_by_first(
@@ -494,19 +500,18 @@ def said_by_first(
     device: torch.device,
 ) -> bool:
     "What the first process says."
-    if process_count() == 1: return yes
-    answer = torch.tensor(int(yes), device=device)
-    torch.distributed.broadcast(answer, 0)
-    return bool(answer)
+    from accelerate.utils import broadcast
+
+    return bool(broadcast(torch.tensor(int(yes), device=device)))
 
 
 def train_along(params: dict):
     "The run of every process but the first."
     accelerator = make_accelerator(params["device"], params["precision"])
-    begun = Pretraining(params)
+    begun = Pretraining(params, accelerator)
     if said_by_first(False, accelerator.device): return
     state = State(resolve_path(params["out_dir"]) / "checkpoint.pt")
-    for done, _ in enumerate(begun.epochs(accelerator, state), 1):
+    for done, _ in enumerate(begun.epochs(state), 1):
         if done == params["stop_after"]: break
 
 # %% ../nbs/08_simclr.ipynb #e957c693
@@ -516,11 +521,11 @@ def pretrain_in_folder(
 ) -> list[dict]:  # the history
     "One process's run."
     with Run("simclr", params, SEEDED) as run:
-        begun = Pretraining(params)
+        begun = Pretraining(params, run.accelerator)
         run.claim(begun.model, **begun.began_with)
         if said_by_first(run.finished, run.accelerator.device): return run.history
         run.describe(begun.data.skipped, begun.data.notes)
-        if train: run.follow(begun.epochs(run.accelerator, run.state))
+        if train: run.follow(begun.epochs(run.state))
         else: run.take_up(model=begun.model)
         save_encoder(begun.model.encoder, run.folder / "encoder.safetensors")
         learnt_from = known_images(begun.data, np.r_[begun.part.train, begun.part.val])
@@ -528,7 +533,7 @@ def pretrain_in_folder(
         if run.stopped: return run.pause()
         sizes = {"epochs": params["epochs"], "n_train": len(begun.train), "n_val": len(begun.held_out),
                  "n_left_out": len(begun.part.test)}
-        run.finish({**last_epoch(run.history), **begun.probe(run.accelerator), **sizes})
+        run.finish({**last_epoch(run.history), **begun.probe(), **sizes})
     return run.history
 
 # %% ../nbs/08_simclr.ipynb #14ca46b5

@@ -9,8 +9,8 @@ __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CE
            'run_dir', 'simclr_params', 'unet_params', 'evaluation_params', 'check_study', 'read_study', 'study_files',
            'other_study', 'check_not_taken', 'note_origin', 'begun_file', 'begun_study', 'study_data', 'memory_of',
            'minutes_of', 'run_resources', 'run_params', 'other_params', 'is_finished', 'judge_cells', 'evaluated_cells',
-           'collect_results', 'collect_counts', 'collect_validation', 'read_history', 'study_runs', 'describe_run',
-           'study_progress', 'progress_sentence', 'left_out']
+           'collect_results', 'collect_counts', 'collect_validation', 'read_history', 'study_runs', 'study_progress',
+           'progress_sentence', 'left_out']
 
 # %% ../nbs/13_study.ipynb #43cb18ec
 import hashlib
@@ -608,12 +608,6 @@ def study_runs(
         runs.append({**run, "out": _run_folder(study, "unet", arm, seed, ratio), "evaluation": evaluation})
     return runs
 
-
-def describe_run(run: dict) -> str:
-    "A run as sentences name it: unet scratch 20% seed 0."
-    labelled = f" {ratio_label(run['ratio'])}" if run["ratio"] else ""
-    return f"{run['stage']} {run['arm']}{labelled} seed {run['seed']}"
-
 # %% ../nbs/13_study.ipynb #5eed2a4d
 def _speed_and_time_left(state: dict, history: pd.DataFrame) -> str:  # "76 images/s, 12 min left"
     "How fast a training run is, and how long it will go on like that."
@@ -681,16 +675,14 @@ def progress_sentence(
 
 # %% ../nbs/13_study.ipynb #87b2b2dd
 def left_out(
-    study: dict,
+    table: pd.DataFrame,  # as `study_progress` gives
 ) -> list[str]:  # "failed: unet scratch 20% seed 0 and 2 more: …"
     "The runs that failed and those that are stale, a line for those of one sentence."
-    judged = judge_cells(study)
-    named = {}
-    for run in study_runs(study):
-        state, note = _state_of_run(study, run, judged)
-        if state in ("failed", "stale"): named.setdefault((state, note), []).append(describe_run(run))
     lines = []
-    for (state, note), runs in named.items():
+    for (state, note), runs in table.groupby(["state", "note"], sort=False):
+        if state not in ("failed", "stale"): continue
+        first = runs.iloc[0]
+        name = " ".join(part for part in (first["stage"], first["arm"], first["labelled"]) if part)
         more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
-        lines.append(f"{state}: {runs[0]}{more}: {note}")
+        lines.append(f"{state}: {name} seed {first['seed']}{more}: {note}")
     return lines

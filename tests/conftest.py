@@ -59,6 +59,15 @@ def workplace(tmp_path, monkeypatch):
     return folder
 
 
+# the beginning of a study file
+TWO_ENCODERS = """
+name: {name}
+image_size: 32
+encoder_name: resnet18
+label_ratios: [0.5]
+seeds: [0]
+encoders: {{scratch: , animals: {{dataset: synthetic, max_images: 96}}}}
+"""
 # results.sha256 has a line for each file that a run has made, with what it holds
 COMPARED = ["results.csv", "comparisons.csv", "**/metrics.json", "**/results.sha256", "**/per_image.csv"]
 

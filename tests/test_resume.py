@@ -13,17 +13,11 @@ import time
 import pandas as pd
 import psutil
 import pytest
-from conftest import BIN, ROOT, results
+from conftest import BIN, ROOT, TWO_ENCODERS, results
 
 pytestmark = pytest.mark.slow
 KILLS = 10
-STUDY = """
-name: {name}
-image_size: 32
-encoder_name: resnet18
-label_ratios: [0.5]
-seeds: [0]
-encoders: {{scratch: , animals: {{dataset: synthetic, max_images: 96}}}}
+STUDY = TWO_ENCODERS + """\
 recipes: {{averaged: {{ema: 0.9, augment: true, schedule: cosine, encoders: [animals]}}}}
 simclr: {{batch_size: 16, epochs: 8}}
 unet: {{dataset: synthetic, max_images: 96, batch_size: 8, epochs: 8}}

@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import BIN, ROOT, results, with_our_commands
+from conftest import BIN, ROOT, TWO_ENCODERS, results, with_our_commands
 
 from simseg.run import read_state
 
@@ -19,13 +19,7 @@ if not INSTALLED and os.environ.get("SIMSEG_SLURM") != "required":
     pytest.skip("Slurm is not installed here: apt-get install slurm-wlm munge", allow_module_level=True)
 
 pytestmark = pytest.mark.slow
-STUDY = """
-name: {name}
-image_size: 32
-encoder_name: resnet18
-label_ratios: [0.5]
-seeds: [0]
-encoders: {{scratch: , animals: {{dataset: synthetic, max_images: 96}}}}
+STUDY = TWO_ENCODERS + """\
 simclr: {{batch_size: 16, epochs: 3}}
 unet: {{dataset: synthetic, max_images: 192, batch_size: 4, epochs: 8}}
 """

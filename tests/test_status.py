@@ -49,7 +49,7 @@ def pretend_all(study, **how):
 def test_cells_alike_all_count(study):
     pretend_all(study)
     assert set(judge_cells(study).values()) == {""}
-    assert len(collect_results(study)) == 4 and left_out(study) == []
+    assert len(collect_results(study)) == 4 and left_out(study_progress(study)) == []
 
 
 def test_a_cell_run_by_hand_with_other_epochs_is_no_result(study):
@@ -57,7 +57,7 @@ def test_a_cell_run_by_hand_with_other_epochs_is_no_result(study):
     pretend(study, ("scratch", 0.2, 1), epochs=1)
     assert collect_results(study)["seed"].tolist() == [0, 1, 0]
     assert [seeds for seeds, _ in collect_counts(study).values()] == [[0, 1], [0]]
-    assert left_out(study) == ["stale: unet scratch 20% seed 1: unet with epochs=1, here epochs=2"]
+    assert left_out(study_progress(study)) == ["stale: unet scratch 20% seed 1: unet with epochs=1, here epochs=2"]
 
 
 @pytest.mark.parametrize("other, said", [
@@ -73,7 +73,7 @@ def test_cells_of_other_images_or_precision_make_no_table(study, other, said):
     evaluation = evaluation_params(study, *cell)["out_dir"]
     write_json(f"{evaluation}/state.json", {**read_json(f"{evaluation}/state.json"), "when": "2999-01-01T00:00:00"})
     assert collect_results(study)[["label_ratio", "seed"]].values.tolist() == [[0.5, 1]]
-    lines = left_out(study)
+    lines = left_out(study_progress(study))
     assert len(lines) == 1 and lines[0].startswith(f"stale: unet scratch 50% seed 0 and 2 more: {said}")
 
 
@@ -101,7 +101,7 @@ def test_a_finished_cell_whose_rerun_failed_is_evaluated_no_more(study):
             run.claim()
             raise RuntimeError("out of memory")
     assert len(collect_results(study)) == 3
-    assert left_out(study) == ["failed: unet scratch 50% seed 0: out of memory"]
+    assert left_out(study_progress(study)) == ["failed: unet scratch 50% seed 0: out of memory"]
     states = study_progress(study)["state"].value_counts().to_dict()
     assert states == {"evaluated": 3, "failed": 1}
 
