@@ -10,7 +10,8 @@ import time
 import ipywidgets as widgets
 from common import finish, parse
 
-from simseg.explore import explore_data, explore_predictions, explore_study, explore_temperature, explore_views
+from simseg.explore import (explore_data, explore_embedding, explore_neighbours, explore_predictions, explore_study,
+                            explore_temperature, explore_views)
 
 MOVES = 20  # of a slider, from its least value up
 
@@ -41,10 +42,12 @@ def opened(args) -> dict:  # name → the explorer, and which of its controls ar
     source = {"dataset": args.dataset, "data_root": args.data_root}
     found = {
         "views": (explore_views(**source), ["jitter_strength", "min_scale", "image"]),
-        "temperature": (explore_temperature(**source), ["temperature", "n"]),
         "data": (explore_data(**source), ["page", "label_ratio"]),
     }
     if not args.study: return found
+    found["temperature"] = (explore_temperature(args.study, args.data_root), ["temperature", "n"])
+    found["embedding"] = (explore_embedding(args.study, args.data_root), ["place", "method"])
+    found["neighbours"] = (explore_neighbours(args.study, args.data_root), ["place"])
     found["predictions"] = (explore_predictions(args.study, args.data_root), ["threshold", "rank"])
     found["study"] = (explore_study(args.study), ["ratio"])
     return found

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GAP', 'OVERLAY_COLOURS', 'LINE_COLOUR', 'TILE_GAP', 'LINE_HEIGHT', 'ENCODER_COLOURS', 'METRIC_NAMES', 'show_images',
            'overlay', 'overlay_batch', 'add_overlay_legend', 'highlight', 'truth_tile', 'montage', 'encoder_colours',
-           'set_theme', 'ratio_axis', 'plot_curve', 'plot_history']
+           'set_theme', 'draw_map', 'ratio_axis', 'plot_curve', 'plot_history']
 
 # %% ../nbs/03_figures.ipynb #92a54a40
 import math
@@ -197,6 +197,22 @@ def set_theme():
     import seaborn as sns
 
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.85)
+
+# %% ../nbs/03_figures.ipynb #e07b6548
+def draw_map(
+    axis,  # matplotlib's
+    points: np.ndarray,  # (N, 2)
+    labels: np.ndarray,  # (N,), int64
+):
+    "Images as points, coloured by class; the axes of such a map mean nothing, and bear no numbers."
+    import seaborn as sns
+
+    classes = np.unique(labels)
+    palette = sns.color_palette("colorblind" if len(classes) <= 10 else "husl", len(classes))
+    colours = np.array(palette)[np.searchsorted(classes, labels)]
+    axis.scatter(*points.T, s=12, c=colours, linewidths=0)
+    axis.set_xticks([])
+    axis.set_yticks([])
 
 # %% ../nbs/03_figures.ipynb #83899b09
 METRIC_NAMES = {"iou": "IoU", "iou_per_image": "IoU per image", "f1": "F1"}

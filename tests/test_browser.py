@@ -20,6 +20,12 @@ import pytest
 from conftest import BIN, ROOT
 from playwright.sync_api import expect, sync_playwright
 
+from simseg.core import write_yaml
+from simseg.evaluation import run_evaluation
+from simseg.simclr import run_simclr
+from simseg.study import check_study, evaluation_params, pretrainings, simclr_params, study_cells, unet_params
+from simseg.unet import run_unet
+
 INSTALLED = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
 EXECUTABLE = os.environ.get("CHROMIUM") or next(filter(None, INSTALLED), None)
 REQUIRED = os.environ.get("SIMSEG_BROWSER") == "required"
@@ -74,19 +80,41 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+STUDY = {
+    "name": "small", "image_size": 32, "label_ratios": [0.8, 0.2], "seeds": [0], "device": "cpu",
+    "encoders": {"scratch": None, "animals": {"dataset": "synthetic"}},
+    "simclr": {"max_images": 64, "batch_size": 32, "epochs": 1, "optimizer": "adamw", "learning_rate": 1e-3},
+    "unet": {"dataset": "synthetic", "max_images": 60, "batch_size": 8, "epochs": 2, "learning_rate": 1e-3},
+}
+
+
+def run_small_study():
+    "Two encoders at two ratios, in outputs/ of the repository that the test stands in."
+    study = check_study(STUDY)
+    write_yaml("outputs/small/study.yaml", study)
+    for pair in pretrainings(study): run_simclr(simclr_params(study, *pair))
+    for cell in study_cells(study):
+        run_unet(unet_params(study, *cell))
+        run_evaluation(evaluation_params(study, *cell))
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    "JupyterLab on loopback with settings of its own, on a copy of tutorials/explore, since Lab saves what it runs."
+    "JupyterLab on loopback with settings of its own, on a copy of tutorials/explore and a study to explore."
     folder = tmp_path_factory.mktemp("lab")
     port = free_port()
     token = secrets.token_hex()
-    (folder / "notebooks").mkdir()
-    shutil.copy(ROOT / "nbs" / "tutorials" / "explore.ipynb", folder / "notebooks")
+    (folder / "nbs").mkdir()
+    (folder / "settings.ini").touch()  # which makes it the top of a repository
+    shutil.copy(ROOT / "nbs" / "tutorials" / "explore.ipynb", folder / "nbs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_small_study()
     folders = ["JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"]
     own = {name: str(folder / name.lower()) for name in folders}
     own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     options = ["--allow-root", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
-               f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder / 'notebooks'}",
+               f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder / 'nbs'}",
                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
     with open(folder / "log.txt", "w") as log:
         command = [BIN / "jupyter", "lab", *options]
@@ -112,11 +140,11 @@ def test_every_widget_follows_its_slider(lab, page):
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     explorers = page.locator(".jp-OutputArea .widget-vbox:has(> .widget-html img)")
     failed = page.locator(".jp-OutputArea-output", has_text="Traceback (most recent call last)")
-    expect(explorers.nth(4).or_(failed).first).to_be_attached(timeout=10 * MINUTES)
+    expect(explorers.nth(6).or_(failed).first).to_be_attached(timeout=10 * MINUTES)
     assert not failed.count(), failed.first.inner_text()
     expect(idle).to_be_visible(timeout=3 * MINUTES)
-    assert explorers.count() == 5
-    for i in range(5):
+    assert explorers.count() == 7
+    for i in range(7):
         picture = explorers.nth(i).locator(".widget-html img")
         redrawn = False
         for handle in explorers.nth(i).locator(".noUi-handle:visible").all():
@@ -172,7 +200,7 @@ def test_every_navigation_link_leads_to_a_page(site, page):
 
 def test_saved_widgets_show_without_a_kernel(site, page):
     page.goto(f"{site}/tutorials/explore.html")
-    expect(page.locator(".widget-html img")).to_have_count(5, timeout=MINUTES)
+    expect(page.locator(".widget-html img")).to_have_count(7, timeout=MINUTES)
     assert not page.errors
 
 

@@ -2,12 +2,15 @@
 import asyncio
 
 import pytest
+import torch
 from filelock import FileLock
 from PIL import Image
 
-from simseg.core import write_csv, write_json, write_yaml
-from simseg.explore import draw_study, explore_data, explore_predictions, explore_study, explore_views
+from simseg.core import resolve_path, write_csv, write_json, write_yaml
+from simseg.explore import (draw_study, explore_data, explore_embedding, explore_neighbours, explore_predictions,
+                            explore_study, explore_temperature, explore_views)
 from simseg.study import check_study, run_dir, simclr_params, study_files, study_progress
+from simseg.transfer import make_encoder, save_encoder
 
 STUDY = {
     "name": "begun", "image_size": 32, "label_ratios": [0.8, 0.2], "seeds": [0], "seeds_at": {0.2: [0, 1]},
@@ -75,8 +78,32 @@ def test_following_reads_the_files_again(begun):
     asyncio.run(follow())
 
 
+def test_a_study_with_nothing_to_show_yet_is_said_to_have_none(begun):
+    "Nothing is trained to have something to show, and the controls are there for the next study."
+    for explore, what in [(explore_predictions, "evaluated models"), (explore_temperature, "pretrained encoder"),
+                          (explore_embedding, "pretrained encoder"), (explore_neighbours, "pretrained encoder")]:
+        explorer = explore()  # the one study there is
+        assert explorer.controls["file"].value == FILE
+        assert "role='alert'" in explorer.view.value
+        assert f"The study begun has no {what} yet; run it first: snakemake" in explorer.view.value
+
+
+def test_an_encoder_is_looked_at_as_soon_as_there_is_one(begun):
+    "Also one whose run goes on; and again when its file has changed."
+    study, _ = begun
+    folder = run_dir(study, "simclr", "animals", 0)
+    neighbours = explore_neighbours(FILE)
+    assert neighbours.controls["run"].options == (("none yet", ""),)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        save_encoder(make_encoder("resnet18")[0], resolve_path(folder) / "encoder.safetensors")
+        before = neighbours.view.value
+        neighbours.controls["file"].notify_change({"name": "value", "type": "change", "new": FILE})
+        assert neighbours.controls["run"].value == folder
+        assert "its 6 nearest by cosine similarity" in neighbours.view.value and neighbours.view.value != before
+
+
 def test_what_cannot_be_shown_is_said_in_a_sentence(begun):
-    with pytest.raises(ValueError, match="has no evaluated models yet; run it first"): explore_predictions(FILE)
     missing = explore_data("cifar10", data_root="/nowhere")
     assert "role='alert'" in missing.view.value
     assert "has no folder cifar10" in missing.view.value
