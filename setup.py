@@ -18,8 +18,6 @@ setup(
     long_description_content_type="text/markdown",
     keywords=cfg["keywords"],
     author=cfg["author"],
-    author_email=cfg["author_email"],
-    url=cfg["git_url"],
     license="MIT",
     packages=[cfg["lib_path"]],
     python_requires=f">={cfg['min_python']}",

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['COMPARISON_COLUMNS', 'LABEL_COLUMNS', 'VERDICTS', 'WORDS', 'PRETRAINING_LABELS', 'LINE_STYLES', 'study_file',
            'encoder_kind', 'encoder_pairs', 'compare_arms', 'compare_labels', 'tally', 'describe_saving', 'answers',
-           'recipe_effects', 'verdict', 'warnings_of', 'verdict_box', 'results_table', 'seeds_note', 'last_epoch_best',
-           'published_results', 'compare_with_published', 'holes', 'print_results', 'report_title', 'describe_images',
-           'describe_runs', 'folded', 'draw_pretraining', 'plot_pretraining', 'recipe_styles', 'draw_finetuning',
-           'plot_finetuning', 'draw_ratios', 'plot_ratios', 'draw_differences', 'plot_differences', 'predicted_masks',
-           'show_predictions', 'write_report_html']
+           'recipe_effects', 'verdict', 'warnings_of', 'verdict_box', 'next_steps', 'results_table', 'seeds_note',
+           'last_epoch_best', 'published_results', 'compare_with_published', 'holes', 'print_results', 'report_title',
+           'describe_images', 'minutes_trained', 'describe_runs', 'folded', 'draw_pretraining', 'plot_pretraining',
+           'recipe_styles', 'draw_finetuning', 'plot_finetuning', 'draw_ratios', 'plot_ratios', 'draw_differences',
+           'plot_differences', 'predicted_masks', 'show_predictions', 'read_reference', 'write_report_html']
 
 # %% ../nbs/14_report.ipynb #421f3131
 from html import escape
@@ -29,8 +29,8 @@ from .masks import make_targets
 from .run import read_state
 from .statistics import Saving, compare, labels_saved, seed_interval
 from .study import (BASE, arm_label, arm_name, collect_results, evaluated_cells, evaluation_params, left_out,
-                          pretrainings, ratio_label, read_history, ready_encoder, run_dir, simclr_params, split_arm,
-                          study_cells, study_data, study_progress, unet_params)
+                          pretrainings, ratio_label, read_history, read_study, ready_encoder, run_dir, simclr_params,
+                          split_arm, study_cells, study_data, study_progress, unet_params)
 from .transfer import UNTRAINED
 from .unet import load_model
 
@@ -360,6 +360,39 @@ def verdict_box(
     return (f"<div role='note' style='border-left: 5px solid #0072b2; padding: 0.6em 1em; margin: 1em 0; "
             f"background: rgba(0, 114, 178, 0.08)'><strong>In short</strong>{said}{more}</div>")
 
+# %% ../nbs/14_report.ipynb #920968c2
+def _last_knn_was_best(study: dict) -> list[str]:  # of encoders
+    "Encoders whose k-NN accuracy was best in their last epoch, in every seed: they were still learning."
+    rising = {}
+    for encoder, seed in pretrainings(study):
+        knn = read_history(study, "simclr", encoder, seed).get("knn_accuracy", pd.Series(dtype=float))
+        rising.setdefault(encoder, []).append(len(knn) > 1 and knn.iloc[-1] == knn.max() > knn.iloc[0])
+    return [encoder for encoder, each in rising.items() if all(each)]
+
+
+def next_steps(
+    study: dict,
+    comparisons: pd.DataFrame,  # as `compare_arms` gives
+    validation: pd.DataFrame,  # as `collect_validation` gives
+) -> list[str]:  # Markdown
+    "What to change in the study file, and why, the most telling first."
+    steps = []
+    ratios = comparisons[comparisons["verdict"] == "one seed"]["label_ratio"].unique()
+    if len(ratios):
+        wanted = ", ".join(f"{ratio:g}: [0, 1, 2]" for ratio in sorted(ratios))
+        steps.append(f"More seeds, where one alone shows a difference: `seeds_at: {{{wanted}}}`.")
+    if 2 * validation["last_epoch_best"].sum() > len(validation):
+        epochs = unet_params(study, "scratch", 0.8, 0)["epochs"]
+        steps.append(f"Longer fine-tuning, since most U-Nets were best at the end: `unet: {{epochs: {2 * epochs}}}`.")
+    rising = _last_knn_was_best(study)
+    if rising: steps.append(f"Longer pretraining of {', '.join(rising)}, whose k-NN accuracy still rose at the end.")
+    augmented = [recipe.get("augment", False) for recipe in [study["unet"], *study["recipes"].values()]]
+    if not any(augmented):
+        steps.append("A better baseline, which may leave nothing of a gain: `recipes: {augmented: {augment: true, "
+                     "learning_rate: 1.0e-3, schedule: cosine}}`.")
+    if study["unet"].get("dataset", "synthetic") in DRAWN: steps.append("Images of your own: `nbs/tutorials/own_data`.")
+    return steps
+
 # %% ../nbs/14_report.ipynb #d9a1bb3f
 def _mean_and_half(values: pd.Series) -> str:
     "The mean, ± half of its 95 % interval where there are several values."
@@ -497,6 +530,19 @@ def _what_ran(study: dict) -> pd.DataFrame:  # a row a run: when, and what its p
     return pd.DataFrame(rows)
 
 
+def minutes_trained(study: dict) -> float:
+    "What all epochs of a study's pretraining and fine-tuning took, without what a run needs to begin and to validate."
+    runs = [("simclr", encoder, seed, None) for encoder, seed in pretrainings(study)]
+    runs += [("unet", arm, seed, ratio) for arm, ratio, seed in evaluated_cells(study)]
+    seconds = 0
+    for stage, arm, seed, ratio in runs:
+        metrics = resolve_path(run_dir(study, stage, arm, seed, ratio)) / "metrics.json"
+        history = read_history(study, stage, arm, seed, ratio)
+        if "images_per_second" not in history or not metrics.is_file(): continue
+        seconds += (read_json(metrics)["n_train"] / history["images_per_second"]).sum()
+    return seconds / 60
+
+
 def describe_runs(
     study: dict,
 ) -> str:  # Markdown
@@ -511,6 +557,7 @@ def describe_runs(
     return "\n".join([
         f"- Ended {ran['when'].max().replace('T', ' ')}; {named('machine')}; {named('device')}, {named('precision')}; "
         f"torch {named('torch')}; simseg {commits}{dirty}.",
+        f"- {minutes_trained(study):.1f} minutes of training, all runs together.",
         f"- Settings: `{folder}/study.yaml`; of each run, its `params.yaml`.",
         f"- Models: `{folder}/unet/…/model`; `simseg predict photo.jpg --study {study['name']}` takes the one that did "
         "best on validation images.",
@@ -634,7 +681,7 @@ def plot_ratios(
     set_theme()
     recipes = results["recipe"].unique()
     colours = encoder_colours(results["encoder"].unique())
-    figure, axes = plt.subplots(1, len(recipes), figsize=(2 + 4 * len(recipes), 3.8), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(recipes), figsize=(1.5 + 2.9 * len(recipes), 3.5), sharey=True, squeeze=False)
     for axis, recipe in zip(axes.flat, recipes):
         draw_ratios(axis, results[results["recipe"] == recipe], metric, colours)
         ratio_axis(axis, results["label_ratio"].unique())  # the same in every panel
@@ -723,6 +770,15 @@ def show_predictions(
         pictures.append(overlay_batch(data.images[chosen], found, targets))
         labels.append(arm_label(*split_arm(arm)).replace(" ", "\n"))
     return show_images(np.concatenate(pictures), count, size=1.3, row_labels=labels)
+
+# %% ../nbs/14_report.ipynb #6a82cb6f
+def read_reference(
+    name: str,  # of a study in params/
+) -> tuple[dict, pd.DataFrame, pd.DataFrame, pd.DataFrame]:  # study, results, comparisons, labels
+    "A study that we ran, and its tables."
+    folder = repo_root() / "outputs" / "reference" / name
+    tables = [pd.read_csv(folder / f"{table}.csv") for table in ("results", "comparisons", "labels")]
+    return read_study(repo_root() / "params" / f"{name}.yaml"), *tables
 
 # %% ../nbs/14_report.ipynb #2e4ceb36
 def write_report_html(

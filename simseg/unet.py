@@ -8,8 +8,8 @@ __all__ = ['SCHEDULES', 'TEST_SET', 'SEEDED', 'dataset', 'data_root', 'max_image
            'image_size', 'batch_size', 'epochs', 'learning_rate', 'encoder_rate', 'schedule', 'loss', 'ema', 'augment',
            'seed', 'device', 'precision', 'compile', 'tracker', 'stop_after', 'overwrite', 'out_dir', 'make_unet',
            'predict_batches', 'count_images', 'train_mode', 'split_batches', 'train_epoch', 'make_adam',
-           'make_schedule', 'make_average', 'finetune', 'save_model', 'load_model', 'check_unet', 'best_epoch',
-           'what_it_begins_with', 'pretrained_on', 'run_unet']
+           'make_schedule', 'make_average', 'finetune', 'describe_training', 'save_model', 'load_model', 'check_unet',
+           'best_epoch', 'what_it_begins_with', 'pretrained_on', 'run_unet']
 
 # %% ../nbs/09_unet.ipynb #8d1a090e
 import contextlib
@@ -208,18 +208,26 @@ def finetune(
 TEST_SET = ["dataset", "max_images", "split", "split_seed"]  # the parameters that decide which images are for testing
 
 
+def describe_training(params: dict) -> str:
+    "For the model card, which travels with the model: the data set, but not where it lies, and how it was used."
+    said = [Path(params["dataset"]).name] if "dataset" in params else []
+    if "label_ratio" in params: said.append(f"{params['label_ratio']:.3g} of it labelled")
+    return ", ".join([*said, f"at {params['image_size']} px"])
+
+
 def save_model(
     model: nn.Module,
     folder: str | Path,
     params: dict,  # the stage's parameters
     known: dict[str, KnownImages | None] | None = None,  # `learnt_from` and `pretrained_on`, as far as it is known
+    metrics: dict | None = None,  # on the validation images, for the model card
 ) -> Path:
-    "Write `model/`: smp's config.json and model.safetensors, preprocessing.json, and which images it has seen."
+    "Write `model/`: smp's config.json, model.safetensors and model card, preprocessing.json, which images it has seen."
     model = model.to("cpu", memory_format=torch.contiguous_format)
     model.config["encoder_weights"] = None  # else smp would download ImageNet's weights to open the model
 
     def write(path):
-        model.save_pretrained(path)
+        model.save_pretrained(path, dataset=describe_training(params), metrics=metrics)
         trained_on = {name: params[name] for name in TEST_SET if name in params}
         preprocessing = {"image_size": params["image_size"], "scaling": "imagenet", "trained_on": trained_on}
         write_json(path / "preprocessing.json", preprocessing)
@@ -340,7 +348,7 @@ def run_unet(
         if run.history: model.load_state_dict(best.weights)
         known = {"learnt_from": known_images(data, np.r_[part.train, part.val]),
                  "pretrained_on": pretrained_on(params["encoder"])}
-        save_model(model, run.folder / "model", params, known)
+        save_model(model, run.folder / "model", params, known, best_epoch(run.history))
         if run.stopped: return run.pause()
         run.finish({**best_epoch(run.history), "n_train": len(part.train), "n_val": len(part.val)})
     return run.history

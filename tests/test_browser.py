@@ -183,11 +183,34 @@ def test_search_finds_nt_xent(site, page):
     assert not page.errors
 
 
+@pytest.mark.parametrize("words, found", [("own data", "own_data"), ("GPU", "gpu"), ("Slurm", "cluster"),
+                                          ("verdict", "reading_a_report"), ("add a loss", "adding")])
+def test_search_puts_how_to_pages_first(site, page, words, found):
+    page.goto(f"{site}/search.html?q={words}")
+    first = page.locator("#search-results li a").first
+    expect(first).to_be_visible(timeout=MINUTES)
+    expect(page.locator("#search-results .search-summary")).to_contain_text("found", timeout=MINUTES)
+    assert f"tutorials/{found}.html" in first.get_attribute("href")
+
+
+@pytest.mark.parametrize("width", [390, 1280, 1600])
+def test_nothing_is_clipped(site, page, width):
+    "No page is wider than its window, and code goes on below where a line is long; wide tables scroll in themselves."
+    page.set_viewport_size({"width": width, "height": 900})
+    too_wide = """() => [document.documentElement, ...document.querySelectorAll("article .highlight pre")]
+                         .filter(it => it.scrollWidth > it.clientWidth + 1).map(it => it.innerText.slice(0, 80))"""
+    html = ROOT / "_docs" / "html"
+    for path in [*html.glob("*.html"), *html.glob("tutorials/*.html")]:
+        page.goto(f"{site}/{path.relative_to(html).as_posix()}")
+        assert page.evaluate(too_wide) == [], path
+
+
 def test_every_navigation_link_leads_to_a_page(site, page):
     page.goto(f"{site}/index.html")
     links = page.locator(".sidebar-tree a").evaluate_all("links => links.map(a => a.href)")
     notebooks = {re.sub(r"^\d+_", "", p.stem) for p in (ROOT / "nbs").glob("*.ipynb")} - {"index"}
-    assert {re.sub(r".*/|\.html.*", "", link) for link in links} >= notebooks | {"api", "latest_report"}
+    notebooks |= {path.stem for path in (ROOT / "nbs" / "tutorials").glob("*.ipynb")}
+    assert {re.sub(r".*/|\.html.*", "", link) for link in links} >= notebooks | {"api"}
     for link in dict.fromkeys(links):
         page.goto(f"{site}/index.html")
         page.locator(f".sidebar-tree a[href='{link.removeprefix(site + '/')}']").click()

@@ -39,10 +39,11 @@ PACKAGES = {
 }
 # The navigation, by caption; a page that it does not name comes last.
 GROUPS = {
-    "Tutorials": ["tutorials/start", "tutorials/explore", "tutorials/pretrain_and_look", "tutorials/own_data", "tutorials/cluster"],
+    "Start here": ["tutorials/start", "tutorials/own_data", "tutorials/pretrain_and_look", "tutorials/explore"],
+    "How to": ["tutorials/reading_a_report", "tutorials/gpu", "tutorials/cluster", "tutorials/adding", "predict", "command"],
+    "Results": ["tutorials/results", "latest_report"],
     "Stages": ["data", "augmentations", "simclr", "unet", "evaluation", "study", "report"],
-    "Use it": ["predict", "command", "explore", "latest_report"],
-    "Reference": ["api", "core", "run", "masks", "figures", "synthetic", "transfer", "statistics", "batch"],
+    "Reference": ["api", "core", "run", "masks", "figures", "synthetic", "transfer", "statistics", "explore", "batch"],
 }
 
 
@@ -90,7 +91,8 @@ def parameter_table(symbol) -> str:
         noted = noted or bool(note)
         rows.append(parameter_row(name, found, note))
     if not noted: return ""  # the signature says as much
-    return "\n".join(["| parameter | type | default | |", "|---|---|---|---|", *rows])
+    table = "\n".join(["| parameter | type | default | |", "|---|---|---|---|", *rows])
+    return f"<details>\n<summary>parameters</summary>\n\n{table}\n\n</details>"
 
 
 def signature(symbol) -> str:
@@ -211,13 +213,12 @@ def write(notebook, page: str):
 
 
 def make_home(pages: list[str]):
-    "The contents go behind the README's text."
+    "The contents go behind the README's text. `pages` are those that were made."
     home = nbformat.read(SOURCE / "index.ipynb", as_version=4)
     for cell in home.cells:
         if cell.cell_type == "code": cell.metadata["tags"] = ["remove-input", *cell.metadata.get("tags", [])]
-    there = [*pages, "api", "latest_report"]
     grouped = [page for group in GROUPS.values() for page in group]
-    groups = {caption: [page for page in group if page in there] for caption, group in GROUPS.items()}
+    groups = {caption: [page for page in group if page in pages] for caption, group in GROUPS.items()}
     groups["Reference"] += [page for page in pages if page not in grouped]
     for caption, group in groups.items():
         tree = "\n".join([f"```{{toctree}}\n:hidden:\n:caption: {caption}\n", *group, "```"])
@@ -248,25 +249,13 @@ def of_real_images(report: Path) -> bool:
 
 
 def latest_report() -> Path | None:
-    "The report of the study of real images that ran last in this checkout; else the one that came with it, if any."
+    "The report of the study of real images that ran last in this checkout, if any."
     reports = sorted(ROOT.glob("outputs/*/report.ipynb"), key=lambda path: path.stat().st_mtime, reverse=True)
-    real = [report for report in reports if of_real_images(report)]
-    return next(iter(real + sorted(ROOT.glob("outputs/reference/*/report.ipynb"))), None)
+    return next(filter(of_real_images, reports), None)
 
 
-NO_REPORT = """# Latest report
-
-No study of real images has run in this checkout. `make study STUDY=pets-small` runs one and leaves its
-report in `outputs/pets-small/report.html`; `make docs` then shows it here.
-"""
-
-
-def make_report():
-    "What follows the parameters in the latest report, without its code; or a page that says there is none."
-    report = latest_report()
-    if report is None:
-        (SOURCE / "latest_report.md").write_text(NO_REPORT, encoding="utf-8")
-        return
+def make_report(report: Path):
+    "What follows the parameters in a study's report, without its code."
     executed = nbformat.read(report, as_version=4)
     tags = [set(cell.metadata.get("tags", [])) for cell in executed.cells]
     last = max(i for i, found in enumerate(tags) if found & {"parameters", "injected-parameters"})
@@ -360,9 +349,10 @@ def main():
     notebooks = [*sorted(NOTEBOOKS.glob("*.ipynb")), *sorted(NOTEBOOKS.glob("tutorials/*.ipynb"))]
     pages = [make_page(path) for path in notebooks]
     pages.remove("index")
-    make_home(pages)
     make_api([module for module in map(module_of, notebooks) if module])
-    make_report()
+    report = latest_report()  # where there is none, tutorials/results shows those that came with the repository
+    if report: make_report(report)
+    make_home([*pages, "api", *(["latest_report"] if report else [])])
     options = ["-W", "--keep-going", "-q", "-j", "auto", "-b", "html", "-d", str(OUT / "doctrees")]
     code = sphinx([*options, str(SOURCE), str(HTML)])
     if code: raise SystemExit(code)
