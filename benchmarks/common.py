@@ -30,6 +30,7 @@ HELP = {
     "epochs": "of pretraining; two more of fine-tuning",
     "seeds": "a run each",
     "other": "another checkout of simseg to compare with",
+    "busy": "processes that compute all the while",
     "study": "a study file with evaluated models, for predictions and study",
 }
 

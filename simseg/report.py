@@ -28,9 +28,10 @@ from .figures import (METRIC_NAMES, encoder_colours, overlay_batch, plot_curve, 
 from .masks import make_targets
 from .run import read_state
 from .statistics import Saving, compare, labels_saved, seed_interval
-from .study import (BASE, arm_label, arm_name, collect_results, evaluated_cells, evaluation_params, left_out,
-                          pretrainings, ratio_label, read_history, read_study, ready_encoder, run_dir, simclr_params,
-                          split_arm, study_cells, study_data, study_progress, unet_params)
+from .study import (BASE, arm_label, arm_name, collect_results, collect_validation, evaluated_cells,
+                          evaluation_params, left_out, pretrainings, ratio_label, read_history, read_study,
+                          ready_encoder, run_dir, simclr_params, split_arm, study_cells, study_data, study_progress,
+                          unet_params)
 from .transfer import UNTRAINED
 from .unet import load_model
 
@@ -328,15 +329,46 @@ def verdict(
     return [*sentences[:2], _by_domain(domain)] if len(domain) else sentences[:3]
 
 # %% ../nbs/14_report.ipynb #0498e83a
+def _first_and_last(study: dict, column: str) -> dict:  # encoder → (first, last), means over seeds
+    "A monitor of pretraining, as it began and as it ended."
+    found = {}
+    for encoder, seed in pretrainings(study):
+        history = read_history(study, "simclr", encoder, seed)
+        if column in history: found.setdefault(encoder, []).append((history[column].iloc[0], history[column].iloc[-1]))
+    return {encoder: np.mean(each, axis=0) for encoder, each in found.items()}
+
+
+def _is_drawn(study: dict) -> bool: return study["unet"].get("dataset", "synthetic") in DRAWN
+
+
+def _learnt_no_classes(study: dict) -> list[str]:
+    "Encoders whose k-NN accuracy did not rise."
+    return [encoder for encoder, (first, last) in _first_and_last(study, "knn_accuracy").items() if last <= first]
+
+
+def _what_was_learnt(study: dict) -> list[str]:
+    "A sentence for each encoder whose k-NN accuracy did not rise; of a toy, for every one that has a k-NN accuracy."
+    loss = _first_and_last(study, "loss")
+    poor = _learnt_no_classes(study)
+    sentences = []
+    for encoder, (first, last) in _first_and_last(study, "knn_accuracy").items():
+        if encoder not in poor and not _is_drawn(study): continue
+        words = f"Pretraining on {encoder} took NT-Xent from {loss[encoder][0]:.2f} to {loss[encoder][1]:.2f}"
+        words += f" and k-NN accuracy from {first:.2f} to {last:.2f}"
+        sentences.append(f"{words}: it has not learnt the classes." if encoder in poor else f"{words}.")
+    return sentences
+
+
 def warnings_of(
     study: dict,
     results: pd.DataFrame,  # as `collect_results` gives
     validation: pd.DataFrame,  # as `collect_validation` gives
 ) -> list[str]:
-    "What weakens a study: toy pictures, one seed, few test images, training cut short."
+    "What weakens a study: toy pictures, pretraining that learnt little, one seed, few test images, training cut short."
     found = []
-    if study["unet"].get("dataset", "synthetic") in DRAWN:
+    if _is_drawn(study):
         found.append("The pictures are drawn: a toy, which shows how this works and not whether pretraining pays off.")
+    found += _what_was_learnt(study)
     n_images = results["n_images"].iloc[0]
     if n_images < 100: found.append(f"Only {n_images} test images: another {n_images} might say something else.")
     seeds = results.groupby(["encoder", "recipe", "label_ratio"]).size()
@@ -361,15 +393,6 @@ def verdict_box(
             f"background: rgba(0, 114, 178, 0.08)'><strong>In short</strong>{said}{more}</div>")
 
 # %% ../nbs/14_report.ipynb #920968c2
-def _last_knn_was_best(study: dict) -> list[str]:  # of encoders
-    "Encoders whose k-NN accuracy was best in their last epoch, in every seed: they were still learning."
-    rising = {}
-    for encoder, seed in pretrainings(study):
-        knn = read_history(study, "simclr", encoder, seed).get("knn_accuracy", pd.Series(dtype=float))
-        rising.setdefault(encoder, []).append(len(knn) > 1 and knn.iloc[-1] == knn.max() > knn.iloc[0])
-    return [encoder for encoder, each in rising.items() if all(each)]
-
-
 def next_steps(
     study: dict,
     comparisons: pd.DataFrame,  # as `compare_arms` gives
@@ -384,13 +407,15 @@ def next_steps(
     if 2 * validation["last_epoch_best"].sum() > len(validation):
         epochs = unet_params(study, "scratch", 0.8, 0)["epochs"]
         steps.append(f"Longer fine-tuning, since most U-Nets were best at the end: `unet: {{epochs: {2 * epochs}}}`.")
-    rising = _last_knn_was_best(study)
-    if rising: steps.append(f"Longer pretraining of {', '.join(rising)}, whose k-NN accuracy still rose at the end.")
+    if _learnt_no_classes(study):
+        epochs = simclr_params(study, pretrainings(study)[0][0], 0)["epochs"]
+        steps.append(f"Longer pretraining, or other views, since k-NN accuracy did not rise: `simclr: {{epochs: "
+                     f"{4 * epochs}}}`; `nbs/tutorials/explore` shows the views.")
     augmented = [recipe.get("augment", False) for recipe in [study["unet"], *study["recipes"].values()]]
     if not any(augmented):
         steps.append("A better baseline, which may leave nothing of a gain: `recipes: {augmented: {augment: true, "
                      "learning_rate: 1.0e-3, schedule: cosine}}`.")
-    if study["unet"].get("dataset", "synthetic") in DRAWN: steps.append("Images of your own: `nbs/tutorials/own_data`.")
+    if _is_drawn(study): steps.append("Images of your own: `nbs/tutorials/own_data`.")
     return steps
 
 # %% ../nbs/14_report.ipynb #d9a1bb3f
@@ -480,7 +505,9 @@ def print_results(
     for line in holes(study, results): print(line)
     if not len(results): return
     made = resolve_path(f"outputs/{study['name']}") / "comparisons.csv"
-    if made.is_file(): print(*verdict(study, results, pd.read_csv(made)), "", sep="\n")
+    if made.is_file():
+        print(*verdict(study, results, pd.read_csv(made)), sep="\n")
+        print(*[f"- {warning}" for warning in warnings_of(study, results, collect_validation(study))], "", sep="\n")
     title = f"Test IoU on {results['n_images'].iloc[0]} images, by encoder and share of images labelled"
     print(f"{title}{seeds_note(results)}\n\n{results_table(results).to_string()}\n")
     for name, file in {"Every metric: ": "results.csv", "Report:       ": "report.html"}.items():

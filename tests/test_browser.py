@@ -7,17 +7,14 @@ import functools
 import http.server
 import os
 import re
-import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
 
 import pytest
-from conftest import BIN, ROOT
+from browser import EXECUTABLE, EXPLORERS, FLAGS, MINUTES, run_all_cells, serve_lab
+from conftest import ROOT
 from playwright.sync_api import expect, sync_playwright
 
 from simseg.core import write_yaml
@@ -26,12 +23,7 @@ from simseg.simclr import run_simclr
 from simseg.study import check_study, evaluation_params, pretrainings, simclr_params, study_cells, unet_params
 from simseg.unet import run_unet
 
-INSTALLED = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-EXECUTABLE = os.environ.get("CHROMIUM") or next(filter(None, INSTALLED), None)
 REQUIRED = os.environ.get("SIMSEG_BROWSER") == "required"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
-MINUTES = 60_000  # in Playwright's milliseconds
 expect.set_options(timeout=30_000)
 
 WITHOUT = "no Chromium here: apt-get install chromium, or set CHROMIUM to its path"
@@ -74,12 +66,6 @@ def page(browser):
 
 # JupyterLab
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 STUDY = {
     "name": "small", "image_size": 32, "label_ratios": [0.8, 0.2], "seeds": [0], "device": "cpu",
     "encoders": {"scratch": None, "animals": {"dataset": "synthetic"}},
@@ -100,49 +86,20 @@ def run_small_study():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    "JupyterLab on loopback with settings of its own, on a copy of tutorials/explore and a study to explore."
+    "JupyterLab on copies of the tutorials, since Lab saves what it runs, and a study to explore; gives addresses by name."
     folder = tmp_path_factory.mktemp("lab")
-    port = free_port()
-    token = secrets.token_hex()
     (folder / "nbs").mkdir()
     (folder / "settings.ini").touch()  # which makes it the top of a repository
-    shutil.copy(ROOT / "nbs" / "tutorials" / "explore.ipynb", folder / "nbs")
+    for name in ("explore", "own_data"): shutil.copy(ROOT / "nbs" / "tutorials" / f"{name}.ipynb", folder / "nbs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run_small_study()
-    folders = ["JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"]
-    own = {name: str(folder / name.lower()) for name in folders}
-    own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    options = ["--allow-root", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
-               f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder / 'nbs'}",
-               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
-    with open(folder / "log.txt", "w") as log:
-        command = [BIN / "jupyter", "lab", *options]
-        server = subprocess.Popen(command, cwd=folder, env={**os.environ, **own}, stdout=log, stderr=log)
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status?token={token}", timeout=5)
-                break
-            except OSError: time.sleep(0.5)
-        else: raise AssertionError((folder / "log.txt").read_text()[-3000:])
-        yield f"http://127.0.0.1:{port}/lab/tree/explore.ipynb?token={token}"
-    finally:
-        server.terminate()
-        server.wait(30)
+    with serve_lab(folder, folder / "nbs") as address: yield address
 
 
 def test_every_widget_follows_its_slider(lab, page):
-    page.goto(lab)
-    idle = page.get_by_role("button", name="Python 3 (ipykernel) | Idle")
-    expect(idle).to_be_visible(timeout=5 * MINUTES)  # cells that are run before there is a kernel wait for ever
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    explorers = page.locator(".jp-OutputArea .widget-vbox:has(> .widget-html img)")
-    failed = page.locator(".jp-OutputArea-output", has_text="Traceback (most recent call last)")
-    expect(explorers.nth(6).or_(failed).first).to_be_attached(timeout=10 * MINUTES)
-    assert not failed.count(), failed.first.inner_text()
-    expect(idle).to_be_visible(timeout=3 * MINUTES)
+    run_all_cells(page, lab("explore.ipynb"))
+    explorers = page.locator(EXPLORERS)
     assert explorers.count() == 7
     for i in range(7):
         picture = explorers.nth(i).locator(".widget-html img")
