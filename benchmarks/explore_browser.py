@@ -1,5 +1,5 @@
 """How long does a move in tutorials/explore take, seen from a browser? From the key to the new picture, in seconds: the
-median of each slider's moves, and of all moves the share under 0.3 s. Needs Chromium, and a study that has run (make demo).
+median of each slider's moves, and of all moves the share under 0.3 s. Needs Chromium, and a study that has run.
 
     python benchmarks/explore_browser.py
     python benchmarks/explore_browser.py --busy 2     while so many processes compute

@@ -35,8 +35,10 @@ from PIL import Image
 from .augmentations import normalise, random_views, two_views
 from .core import generator_for, make_accelerator, read_yaml, resolve_path
 from .data import DATASETS, load_data, near_duplicates, split_data, split_unlabelled
-from .figures import LINE_COLOUR, draw_map, encoder_colours, montage, overlay, set_theme, truth_tile
-from .masks import count_batch, decide, make_targets, object_pixels, shrink, summarise
+from .figures import (LINE_COLOUR, class_tile, draw_map, encoder_colours, montage, overlay, paint_classes,
+                            set_theme, truth_tile)
+from .masks import (IGNORED, class_names, count_batch, decide_classes, make_targets, object_pixels, probabilities,
+                          shrink, summarise)
 from .report import draw_finetuning, draw_pretraining, draw_ratios
 from .simclr import encode, knn_accuracy, nt_xent
 from .study import (arm_label, collect_results, evaluated_cells, pretrainings, progress_sentence, ratio_label,
@@ -144,8 +146,11 @@ def pretrained_runs(
     study: dict,
 ) -> dict[str, str]:  # "animals, seed 0" → the run's folder
     "The encoders that a study has pretrained, so far as each has come."
-    folders = {f"{encoder}, seed {seed}": run_dir(study, "simclr", encoder, seed) for encoder, seed in pretrainings(study)}
-    return {name: folder for name, folder in folders.items() if (resolve_path(folder) / "encoder.safetensors").is_file()}
+    found = {}
+    for encoder, seed in pretrainings(study):
+        folder = run_dir(study, "simclr", encoder, seed)
+        if (resolve_path(folder) / "encoder.safetensors").is_file(): found[f"{encoder}, seed {seed}"] = folder
+    return found
 
 
 def _not_yet(study: dict, file: str | Path, what: str) -> ValueError:
@@ -414,9 +419,10 @@ def embedding_sentence(
     "Which image is marked, and how well neighbours tell the class."
     said = f"The ring is image {name}, {len(labels)} images in all"
     if len(np.unique(labels)) < 2: return f"{said}; they have no classes to compare with."
-    parts = [f"{knn_accuracy(of[::2], labels[::2], of[1::2], labels[1::2]):.2f} {title}" for title, of in features.items()]
+    knn = {title: knn_accuracy(of[::2], labels[::2], of[1::2], labels[1::2]) for title, of in features.items()}
+    parts = ", ".join(f"{accuracy:.2f} {title}" for title, accuracy in knn.items())
     chance = pd.Series(labels).value_counts(normalize=True).max()
-    return f"{said}. Neighbours tell its class (k-NN accuracy): {', '.join(parts)}; always saying the commonest, {chance:.2f}."
+    return f"{said}. Neighbours tell its class (k-NN accuracy): {parts}; always saying the commonest, {chance:.2f}."
 
 # %% ../nbs/15_explore.ipynb #5c6870bd
 def both_encoders(
@@ -646,15 +652,20 @@ class StudyModels:
 # %% ../nbs/15_explore.ipynb #8e7bc239
 def draw_column(
     picture: np.ndarray,  # (3, S, S), uint8
-    logits: torch.Tensor,  # (1, 1, S, S)
+    logits: torch.Tensor,  # (1, C, S, S)
     target: torch.Tensor,  # (1, 1, S, S), as `make_targets` gives
     threshold: float,
+    names: list[str] = (),  # as `class_names` gives
 ) -> list[np.ndarray]:  # three tiles
-    "What a model says to an image."
-    probability = logits.sigmoid()[0, 0].numpy()
-    found = decide(probability, threshold)
-    colours = matplotlib.colormaps["cividis"](probability)[..., :3]
-    return [colours, truth_tile(found), overlay(picture, found, target[0, 0].numpy())]
+    "What a model says to an image: how sure it is, what it calls each pixel, and where it errs."
+    probability = probabilities(logits)
+    found = decide_classes(probability, threshold)[0].numpy()
+    colours = matplotlib.colormaps["cividis"](probability[0].amax(0).numpy())[..., :3]
+    truth = target[0, 0].numpy()
+    if not names: return [colours, truth_tile(found), overlay(picture, found, truth)]
+    errors = np.where((found != truth) & (truth != IGNORED), found + 1, 0)
+    wrong = paint_classes(picture[None], np.where(errors > 0, errors - 1, IGNORED), names)[0]
+    return [colours, class_tile(found, names), wrong]
 
 # %% ../nbs/15_explore.ipynb #0294b689
 def draw_predictions(
@@ -666,13 +677,15 @@ def draw_predictions(
     "Image and truth; of each cell the probability, the mask, and its errors."
     picture = models.data.images[image]
     target = make_targets(torch.from_numpy(models.data.masks[image:image + 1]), models.border)
-    columns = [[picture, truth_tile(target[0, 0].numpy()), None]]
+    names = class_names(models.data.classes)
+    truth = target[0, 0].numpy()
+    columns = [[picture, class_tile(truth, names) if names else truth_tile(truth), None]]
     captions = [["image", "truth", ""]]
     ious = {}
     for cell in cells:
         logits = models.logits(cell, image)
         ious[cell] = summarise(count_batch(logits, target, threshold))["iou"]
-        columns.append(draw_column(picture, logits, target, threshold))
+        columns.append(draw_column(picture, logits, target, threshold, names))
         name = arm_label(*split_arm(cell[0])).replace(" ", "\n")
         captions.append([f"{name}, {ratio_label(cell[1])}", f"mask at {threshold:.2f}", f"IoU {ious[cell]:.2f}"])
     return montage(list(zip(*columns)), list(zip(*captions))), ious
@@ -694,10 +707,13 @@ def _predictions_controls(file, data_root) -> dict:
 def predictions_sentence(
     name: str,  # of the image
     ious: dict,  # cell → its IoU
+    classes: str = "",  # as for `parse_classes`
 ) -> str:
     "Which image it is, how well each model does, and what the colours mean."
     said = [f"{arm_label(*split_arm(arm))} at {ratio_label(ratio)} {iou:.2f}" for (arm, ratio, _), iou in ious.items()]
-    return f"Test image {name}; IoU of {', '.join(said)}. Errors: blue is found, orange found wrongly, pink missed."
+    errors = "Errors: blue is found, orange found wrongly, pink missed."
+    if classes: errors = f"Classes: {classes}. Errors: what was called something else, in the colour that it got."
+    return f"Test image {name}; IoU of {', '.join(said)}. {errors}"
 
 # %% ../nbs/15_explore.ipynb #9316b90c
 def offer_cells(
@@ -736,7 +752,7 @@ def explore_predictions(
         ordered = models.test[order_images(models.ious[cells], order)]
         image = ordered[min(rank, len(ordered) - 1)]
         picture, ious = draw_predictions(models, cells, image, threshold)
-        return picture, predictions_sentence(models.data.names[image], ious)
+        return picture, predictions_sentence(models.data.names[image], ious, models.data.classes)
 
     for name in ("file", "data_root"): controls[name].observe(change_study, "value")
     change_study()

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['NAME_LENGTH', 'ONNX_TOLERANCE', 'IMAGE_SIZE', 'OPTIONS', 'images', 'model_dir', 'image_size', 'threshold',
            'batch_size', 'device', 'precision', 'out_dir', 'Prediction', 'predict', 'find_images', 'check_lengths',
-           'check_place', 'check_apart', 'predict_files', 'FromPixels', 'export_onnx', 'choose_model', 'main']
+           'check_place', 'check_apart', 'draw_prediction', 'predict_files', 'FromPixels', 'export_onnx',
+           'choose_model', 'main']
 
 # %% ../nbs/11_predict.ipynb #a3fe245a
 import argparse
@@ -23,8 +24,8 @@ from PIL import Image
 from .augmentations import normalise
 from .core import check_known, check_range, make_accelerator, progress, resolve_path, write_atomic
 from .data import as_rgb, cache_dir, clear_cache, find_pictures, list_cache, read_picture
-from .figures import highlight
-from .masks import check_threshold, decide
+from .figures import class_colours, highlight, highlight_classes
+from .masks import (as_value_mask, check_threshold, class_names, decide_classes, parse_classes, probabilities)
 from .unet import load_model
 
 # %% ../nbs/11_predict.ipynb #a3d6fca0
@@ -32,26 +33,27 @@ from .unet import load_model
 class Prediction:
     "What a model finds in one image, at the image's own size."
     image: Image.Image  # upright, RGB
-    probability: np.ndarray  # (H, W), float32
-    mask: np.ndarray  # (H, W), bool: probability at or above the threshold
+    probability: np.ndarray  # (H, W), float32; with several classes (C, H, W), the background first
+    mask: np.ndarray  # (H, W), bool: probability at or above the threshold; with several classes their numbers, uint8
+    classes: str = ""  # what numbers mean, as for `parse_classes`
 
 
 def _at_own_size(
-    probability: torch.Tensor,  # (1, S, S), float32
+    probability: torch.Tensor,  # (C, S, S), float32
     image: Image.Image,
-) -> np.ndarray:  # (H, W), float32
+) -> np.ndarray:  # (C, H, W), float32
     "A probability for each pixel of the image."
     size = (image.height, image.width)
-    return F.interpolate(probability[None], size, mode="bilinear", antialias=True)[0, 0].cpu().numpy()
+    return F.interpolate(probability[None], size, mode="bilinear", antialias=True)[0].cpu().numpy()
 
 
 @torch.no_grad()
 def _probabilities(model, images: list[Image.Image], size: int, accelerator) -> list[np.ndarray]:
-    "Of each image, (H, W) at its own size; one forward pass for all."
+    "Of each image, (C, H, W) at its own size; one forward pass for all."
     squashed = np.stack([np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)) for image in images])
     pixels = torch.from_numpy(squashed).permute(0, 3, 1, 2).to(accelerator.device)
     with accelerator.autocast(): logits = model(normalise(pixels))
-    return [_at_own_size(p, image) for p, image in zip(logits.float().sigmoid(), images)]
+    return [_at_own_size(p, image) for p, image in zip(probabilities(logits.float()), images)]
 
 # %% ../nbs/11_predict.ipynb #1e1de75a
 def _batches(
@@ -71,7 +73,7 @@ def _batches(
 def predict(
     images,  # PIL images or paths, any iterable of them; one that makes them as they are asked for keeps memory small
     model_dir: str | Path,  # as for `load_model`
-    threshold: float = 0.5,  # probability from which a pixel belongs to the mask
+    threshold: float = 0.5,  # probability from which a pixel belongs to the mask; no say with several classes
     batch_size: int = 8,  # images a forward pass, and full-size images in memory at a time
     image_size: int = 0,  # as for `load_model`
     device: str = "auto",  # auto, cpu or cuda
@@ -83,10 +85,13 @@ def predict(
     accelerator = make_accelerator(device, precision)
     model, preprocessing = load_model(model_dir, image_size)
     model = model.to(accelerator.device, memory_format=torch.channels_last)
+    classes = preprocessing["classes"]
     for batch in _batches(images, batch_size):
-        probabilities = _probabilities(model, batch, preprocessing["image_size"], accelerator)
-        for image, probability in zip(batch, probabilities):
-            yield Prediction(image, probability, decide(probability, threshold))
+        found = _probabilities(model, batch, preprocessing["image_size"], accelerator)
+        for image, probability in zip(batch, found):
+            mask = decide_classes(probability[None], threshold)[0]
+            if not classes: yield Prediction(image, probability[0], mask)
+            else: yield Prediction(image, probability, mask.astype(np.uint8), classes)
 
 # %% ../nbs/11_predict.ipynb #4a98bf4c
 def _named(given: Path) -> dict[Path, Path]:
@@ -158,11 +163,20 @@ def _readable(
         opened.append(path)
         yield picture
 
+# %% ../nbs/11_predict.ipynb #faa41708
+def draw_prediction(found: Prediction) -> tuple[Image.Image, Image.Image]:  # the mask, and the image with it
+    "A prediction as files hold it: a mask of 0 and 255, or with the training masks' values and a palette."
+    if not found.classes:
+        return Image.fromarray(found.mask.astype(np.uint8) * 255), highlight(found.image, found.mask)
+    names = class_names(found.classes)
+    mask = as_value_mask(found.mask, parse_classes(found.classes), class_colours(names))
+    return mask, highlight_classes(found.image, found.mask, names)
+
 
 def predict_files(
     images: list[str | Path],  # files and folders
     model_dir: str | Path,  # as for `load_model`
-    out_dir: str | Path,  # gets NAME.png, 0 and 255, and NAME.overlay.jpg
+    out_dir: str | Path,  # gets NAME.png and NAME.overlay.jpg, as `draw_prediction` has them
     overlays: bool = True,  # whether to write those
     **options,  # as for `predict`: threshold, batch_size, image_size, device, precision
 ) -> tuple[list[Path], list[str]]:  # the masks written, and a sentence for each image that could not be read
@@ -177,9 +191,9 @@ def predict_files(
     masks = []
     for found in predict(_readable(names, opened, unread), model_dir, **options):
         name = names[opened[len(masks)]]
-        mask = Image.fromarray(found.mask.astype(np.uint8) * 255)
+        mask, picture = draw_prediction(found)
         masks.append(write_atomic(out / f"{name}.png", mask.save))
-        if overlays: write_atomic(out / f"{name}.overlay.jpg", highlight(found.image, found.mask).save)
+        if overlays: write_atomic(out / f"{name}.overlay.jpg", picture.save)
     return masks, unread
 
 # %% ../nbs/11_predict.ipynb #e8dae9e7
@@ -193,8 +207,8 @@ class FromPixels(torch.nn.Module):
     def forward(
         self,
         pixels: torch.Tensor,  # (N, 3, S, S), float32, 0 to 255
-    ) -> torch.Tensor:  # (N, 1, S, S), float32
-        return self.model(normalise(pixels / 255)).sigmoid()
+    ) -> torch.Tensor:  # (N, C, S, S), float32
+        return probabilities(self.model(normalise(pixels / 255)))
 
 
 def _onnx_difference(
@@ -240,7 +254,8 @@ IMAGE_SIZE = "side of the square that the model sees; needed where the model's f
 
 def _add_predict(commands):
     "The command line of `simseg predict`."
-    what = "Write NAME.png (0 and 255) and NAME.overlay.jpg for each image, at the image's own size."
+    what = ("Write NAME.png (0 and 255; of several classes the training masks' values) and NAME.overlay.jpg for each "
+            "image, at the image's own size.")
     command = commands.add_parser("predict", help="masks and overlays of images of your own", description=what)
     command.set_defaults(run=_run_predict)
     add = command.add_argument

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'COLLAPSED', 'BANK', 'SEEDED', 'MEMBER', 'REFUSED', 'dataset', 'data_root', 'max_images',
-           'max_unreadable', 'threshold_masks', 'duplicates', 'leave_out', 'split', 'split_seed', 'image_size',
-           'encoder_name', 'start', 'projection_hidden', 'projection_dim', 'temperature', 'jitter_strength', 'blur',
-           'min_scale', 'batch_size', 'epochs', 'warmup_epochs', 'optimizer', 'learning_rate', 'weight_decay',
-           'val_fraction', 'seed', 'device', 'precision', 'compile', 'tracker', 'stop_after', 'overwrite', 'processes',
-           'out_dir', 'SimCLR', 'nt_xent', 'make_optimizer', 'make_schedule', 'encode', 'knn_accuracy', 'linear_probe',
-           'spread', 'alignment', 'uniformity', 'validate', 'check_collapse', 'process_count', 'gather_views',
-           'SharedBatchNorm2d', 'share_batch_norm', 'train_epoch', 'classify', 'steps_per_epoch', 'views_of', 'watch',
-           'pretrain', 'check_simclr', 'last_epoch', 'labelled_set', 'tested_images', 'what_else_it_begins_with',
-           'Pretraining', 'said_by_first', 'train_along', 'pretrain_in_folder', 'run_member', 'start_processes',
-           'run_in_processes', 'run_simclr']
+           'max_unreadable', 'threshold_masks', 'classes', 'duplicates', 'leave_out', 'split', 'split_seed',
+           'image_size', 'encoder_name', 'start', 'projection_hidden', 'projection_dim', 'temperature',
+           'jitter_strength', 'blur', 'min_scale', 'batch_size', 'epochs', 'warmup_epochs', 'optimizer',
+           'learning_rate', 'weight_decay', 'val_fraction', 'seed', 'device', 'precision', 'compile', 'tracker',
+           'stop_after', 'overwrite', 'processes', 'out_dir', 'SimCLR', 'nt_xent', 'make_optimizer', 'make_schedule',
+           'encode', 'knn_accuracy', 'linear_probe', 'spread', 'alignment', 'uniformity', 'validate', 'check_collapse',
+           'process_count', 'gather_views', 'SharedBatchNorm2d', 'share_batch_norm', 'train_epoch', 'classify',
+           'steps_per_epoch', 'views_of', 'watch', 'pretrain', 'check_simclr', 'last_epoch', 'labelled_set',
+           'tested_images', 'what_else_it_begins_with', 'Pretraining', 'said_by_first', 'train_along',
+           'pretrain_in_folder', 'run_member', 'start_processes', 'run_in_processes', 'run_simclr']
 
 # %% ../nbs/08_simclr.ipynb #9c2e6423
 import json
@@ -601,6 +601,7 @@ data_root = ""  # folder that holds the data sets; "" downloads to the user's ca
 max_images = 0  # pretrain on that many; 0 takes all, and draws 512 synthetic images
 max_unreadable = 0.1  # share of a folder's images that may be damaged, and is left out
 threshold_masks = False  # cut masks with soft edges half-way
+classes = ""  # what masks hold: "" for one thing, else cat=1 dog=2 ignore=255, or road=#804080; classes.txt says so too
 duplicates = 0.95  # similarity from which two images are one photo and stay together; 0: exact copies only
 leave_out = ""  # a labelled data set, as 09_unet names it, whose test images are left out
 split = "random"  # with a labelled set, random or official: the test images of this split are left out

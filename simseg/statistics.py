@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from .masks import intersections_and_unions
+
 # %% ../nbs/12_statistics.ipynb #f8d1f2d5
 CONFIDENCE = 0.95
 
@@ -22,7 +24,7 @@ class Counts(np.ndarray):
 
     def __new__(
         cls,
-        pixels: np.ndarray,  # (S, N, 2), int64
+        pixels: np.ndarray,  # (S, N, 2 K), int64, K classes
         images: list[str],  # (N,), ids, or names where there are none
     ):
         counts = np.asarray(pixels).view(cls)
@@ -45,19 +47,18 @@ def count_pixels(
     "The counts of a cell's runs; raises `ValueError` where the test images differ."
     images = [list(table["id" if "id" in table else "name"]) for table in per_image]
     check_same_images(*images)
-    counts = []
-    for table in per_image:
-        union = table["tp"] + table["fp"] + table["fn"]
-        counts.append(np.stack([table["tp"], union], 1))
+    counts = [intersections_and_unions(table) for table in per_image]
     return Counts(np.stack(counts), images[0])
 
 
 def mean_iou(
-    counts: np.ndarray,  # (…, N, 2)
+    counts: np.ndarray,  # (…, N, 2 K), intersection and union of each of K classes
 ) -> np.ndarray:  # (…)
-    "Data-set IoU: all intersections over all unions."
+    "Data-set IoU, all intersections over all unions; of several classes the mean over those that are there or found."
     total = np.asarray(counts).sum(-2)
-    return total[..., 0] / total[..., 1]
+    unions = total[..., 1::2]
+    ious = np.divide(total[..., 0::2], unions, out=np.full(unions.shape, np.nan), where=unions > 0)
+    return np.nanmean(ious, -1)
 
 # %% ../nbs/12_statistics.ipynb #ed0b658c
 def seed_interval(

@@ -9,8 +9,8 @@ __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CE
            'run_dir', 'simclr_params', 'unet_params', 'evaluation_params', 'check_study', 'read_study', 'study_files',
            'other_study', 'check_not_taken', 'note_origin', 'begun_file', 'begun_study', 'study_data', 'memory_of',
            'minutes_of', 'run_resources', 'run_params', 'other_params', 'is_finished', 'judge_cells', 'evaluated_cells',
-           'collect_results', 'collect_counts', 'collect_validation', 'read_history', 'study_runs', 'study_progress',
-           'progress_sentence', 'left_out']
+           'collect_results', 'collect_images', 'collect_counts', 'collect_validation', 'read_history', 'study_runs',
+           'study_progress', 'progress_sentence', 'left_out']
 
 # %% ../nbs/13_study.ipynb #43cb18ec
 import hashlib
@@ -554,14 +554,22 @@ def collect_results(
     return pd.DataFrame(rows)
 
 
-def collect_counts(
+def collect_images(
     study: dict,
-) -> dict:  # (arm, label ratio) → (seeds, counts (S, N, 2))
-    "What the runs there are counted on the test images."
+) -> dict:  # (arm, label ratio) → seed → per_image.csv
+    "What the runs there are say of each test image."
     tables = {}
     for arm, ratio, seed in evaluated_cells(study):
         path = _run_folder(study, "evaluation", arm, seed, ratio) / "per_image.csv"
         tables.setdefault((arm, ratio), {})[seed] = _read_table(path)
+    return tables
+
+
+def collect_counts(
+    study: dict,
+) -> dict:  # (arm, label ratio) → (seeds, counts (S, N, 2 K), K classes)
+    "What the runs there are counted on the test images."
+    tables = collect_images(study)
     return {cell: (list(by_seed), count_pixels(list(by_seed.values()))) for cell, by_seed in tables.items()}
 
 # %% ../nbs/13_study.ipynb #906fe790

@@ -22,7 +22,7 @@ from .masks import BACKGROUND, BORDER, FOREGROUND, grow, shrink
 class ImageData:
     "A decoded data set, memory-mapped where it came from the cache."
     images: np.ndarray  # (N, 3, S, S), uint8, RGB
-    masks: np.ndarray | None  # (N, S, S), uint8 trimaps: 1 foreground, 2 background, 3 border; None without labels
+    masks: np.ndarray | None  # (N, S, S), uint8 trimaps, with `simseg.masks`' codes; None without labels
     labels: np.ndarray  # (N,), int64: class, breed or species; all 0 where there are none
     names: list[str]  # (N,): file name without its ending, or the row's number
     official_test: np.ndarray | None  # (N,), bool: the data set's own test images; None where it has none
@@ -33,6 +33,7 @@ class ImageData:
     in_scene: np.ndarray | None = None  # (N,), bool: too many near-duplicates to be kept together
     skipped: list[dict] = field(default_factory=list)  # files that were left out: `file`, `why`
     notes: list[str] = field(default_factory=list)  # what else is odd about the set, a sentence each
+    classes: str = ""  # what the masks tell apart, as for `parse_classes`; empty for one thing and its background
 
     def __len__(self): return len(self.images)
 

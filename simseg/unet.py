@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'TEST_SET', 'SEEDED', 'dataset', 'data_root', 'max_images', 'max_unreadable', 'threshold_masks',
-           'duplicates', 'border', 'split', 'split_seed', 'label_ratio', 'encoder', 'encoder_name', 'freeze_encoder',
-           'image_size', 'batch_size', 'epochs', 'learning_rate', 'encoder_rate', 'schedule', 'loss', 'ema', 'augment',
-           'seed', 'device', 'precision', 'compile', 'tracker', 'stop_after', 'overwrite', 'out_dir', 'make_unet',
-           'predict_batches', 'count_images', 'train_mode', 'split_batches', 'train_epoch', 'make_adam',
+           'classes', 'duplicates', 'border', 'split', 'split_seed', 'label_ratio', 'encoder', 'encoder_name',
+           'freeze_encoder', 'image_size', 'batch_size', 'epochs', 'learning_rate', 'encoder_rate', 'schedule', 'loss',
+           'ema', 'augment', 'seed', 'device', 'precision', 'compile', 'tracker', 'stop_after', 'overwrite', 'out_dir',
+           'make_unet', 'predict_batches', 'count_images', 'train_mode', 'split_batches', 'train_epoch', 'make_adam',
            'make_schedule', 'make_average', 'finetune', 'describe_training', 'save_model', 'load_model', 'check_unet',
            'best_epoch', 'what_it_begins_with', 'pretrained_on', 'run_unet']
 
@@ -26,7 +26,8 @@ from .core import COMPILE, check_choice, check_range, compile_model, generator_f
 from .core import resolve_path, seed_for, write_atomic, write_json
 from .data import KnownImages, known_images, load_pairs, read_known, reading_of, save_known, split_data, take
 from .data import to_device
-from .masks import BORDERS, LOSSES, count_batch, loss_of, make_loss, make_targets, summarise
+from .masks import (BORDERS, LOSSES, count_batch, loss_of, make_loss, make_targets, n_channels, parse_classes,
+                          summarise)
 from .run import Best, Run, State, check_finite, file_fingerprint
 from .transfer import ENCODERS, UNTRAINED, encoder_file, start_from
 
@@ -34,12 +35,13 @@ from .transfer import ENCODERS, UNTRAINED, encoder_file, start_from
 def make_unet(
     encoder: str = "scratch",  # as for `start_from`
     encoder_name: str = "resnet50",  # one of `ENCODERS`; the published study: resnet50
-) -> nn.Module:  # an smp.Unet: (N, 3, S, S), normalised, S a multiple of 32 → logits (N, 1, S, S)
-    "A U-Net for one class, its encoder initialised as `encoder` says."
+    classes: str = "",  # as for `parse_classes`
+) -> nn.Module:  # an smp.Unet: (N, 3, S, S), normalised, S a multiple of 32 → logits (N, C, S, S), as `n_channels` says
+    "A U-Net, its encoder initialised as `encoder` says."
     from segmentation_models_pytorch import Unet  # here and below, as it takes longer to import than all the rest
 
     check_choice("encoder_name", encoder_name, ENCODERS)
-    model = Unet(encoder_name, encoder_weights=None, in_channels=3, classes=1)
+    model = Unet(encoder_name, encoder_weights=None, in_channels=3, classes=n_channels(classes))
     start_from(model.encoder, encoder, encoder_name)
     return model
 
@@ -51,7 +53,7 @@ def predict_batches(
     indices: torch.Tensor,  # which of them, (M,)
     accelerator,
     batch_size: int = 64,
-):  # yields (indices (B,), logits (B, 1, S, S) float32), on the accelerator's device
+):  # yields (indices (B,), logits (B, C, S, S) float32), on the accelerator's device
     "Logits in evaluation mode, batch by batch."
     model.eval()
     for batch in progress(indices.split(batch_size), desc="predicting"):
@@ -221,6 +223,7 @@ def save_model(
     params: dict,  # the stage's parameters
     known: dict[str, KnownImages | None] | None = None,  # `learnt_from` and `pretrained_on`, as far as it is known
     metrics: dict | None = None,  # on the validation images, for the model card
+    classes: str = "",  # what its channels mean, as for `parse_classes`
 ) -> Path:
     "Write `model/`: smp's config.json, model.safetensors and model card, preprocessing.json, which images it has seen."
     model = model.to("cpu", memory_format=torch.contiguous_format)
@@ -230,6 +233,7 @@ def save_model(
         model.save_pretrained(path, dataset=describe_training(params), metrics=metrics)
         trained_on = {name: params[name] for name in TEST_SET if name in params}
         preprocessing = {"image_size": params["image_size"], "scaling": "imagenet", "trained_on": trained_on}
+        if classes: preprocessing["classes"] = classes
         write_json(path / "preprocessing.json", preprocessing)
         for name, images in (known or {}).items():
             if images is not None: save_known(images, path / f"{name}.safetensors")
@@ -258,7 +262,7 @@ def load_model(
     model_dir: str | Path,  # `model/`, as 09_unet writes it, or a folder that smp's `save_pretrained` wrote
     image_size: int = 0,  # pixels of a side that the model sees; 0 reads it from preprocessing.json
 ) -> tuple[nn.Module, dict]:  # the model, in evaluation mode and giving logits; its preprocessing.json
-    "Open a segmentation model; raises `FileNotFoundError` or `ValueError` for a folder that holds none of one class."
+    "Open a segmentation model; raises `FileNotFoundError` or `ValueError` for a folder that holds none, or no names."
     from segmentation_models_pytorch import from_pretrained
 
     folder = resolve_path(model_dir)
@@ -267,10 +271,11 @@ def load_model(
                                 "give the folder model/ that 09_unet wrote.")
     preprocessing = _read_part(folder / "preprocessing.json")
     preprocessing["image_size"] = _image_size(folder, image_size, preprocessing)
-    classes = _read_part(folder / "config.json").get("classes", 1)
-    if classes != 1:
-        raise ValueError(f"The model in {folder} has {classes} classes; "
-                         "simseg tells one kind of thing from its background.")
+    preprocessing.setdefault("classes", "")
+    channels = _read_part(folder / "config.json").get("classes", 1)
+    if channels != n_channels(preprocessing["classes"]):
+        raise ValueError(f"The model in {folder} has {channels} channels, which its preprocessing.json does not name; "
+                         'add "classes" there, such as "cat=1 dog=2" for background, cat and dog.')
     # whatever the config says: weights would be downloaded, and an activation would be applied twice
     as_it_is = {"encoder_weights": None, "activation": None}
     try:
@@ -295,6 +300,7 @@ def check_unet(
     check_choice("schedule", params["schedule"], SCHEDULES)
     check_choice("loss", params["loss"], LOSSES)
     check_choice("border", params["border"], BORDERS)
+    parse_classes(params["classes"])
     check_choice("compile", params["compile"], COMPILE)
     if params["image_size"] % 32:
         raise ValueError(f"image_size={params['image_size']} does not suit a U-Net; take a multiple of 32.")
@@ -335,7 +341,7 @@ def run_unet(
         data = load_pairs(params["dataset"], params["image_size"], params["data_root"], params["max_images"], **reading)
         part = split_data(data, params["label_ratio"], params["split"], params["split_seed"])
         torch.manual_seed(seed_for(params["seed"], "weights"))
-        model = make_unet(params["encoder"], params["encoder_name"])
+        model = make_unet(params["encoder"], params["encoder_name"], data.classes)
         run.claim(model, images=data.fingerprint, encoder=what_it_begins_with(params["encoder"]))
         if run.finished: return run.history
         run.describe(data.skipped, data.notes)
@@ -348,7 +354,7 @@ def run_unet(
         if run.history: model.load_state_dict(best.weights)
         known = {"learnt_from": known_images(data, np.r_[part.train, part.val]),
                  "pretrained_on": pretrained_on(params["encoder"])}
-        save_model(model, run.folder / "model", params, known, best_epoch(run.history))
+        save_model(model, run.folder / "model", params, known, best_epoch(run.history), data.classes)
         if run.stopped: return run.pause()
         run.finish({**best_epoch(run.history), "n_train": len(part.train), "n_val": len(part.val)})
     return run.history
@@ -359,6 +365,7 @@ data_root = ""  # folder that holds the data sets; "" downloads to the user's ca
 max_images = 0  # how many synthetic images to draw, 0 being 512; other sets come whole
 max_unreadable = 0.1  # share of a folder's images that may be damaged, and is left out
 threshold_masks = False  # cut masks with soft edges half-way
+classes = ""  # what masks hold: "" for one thing, else cat=1 dog=2 ignore=255, or road=#804080; classes.txt says so too
 duplicates = 0.95  # similarity from which two images are one photo and stay together; 0: exact copies only
 border = "pet"  # what border pixels count as: pet, background, ignore
 split = "random"  # random, official

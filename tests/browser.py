@@ -30,7 +30,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serve_lab(settings: Path, notebooks: Path):
-    "JupyterLab on loopback over a folder of notebooks, with settings of its own; yields a notebook's address less its name."
+    "JupyterLab on loopback over a folder of notebooks, with settings of its own; yields notebooks' addresses by name."
     port = free_port()
     token = secrets.token_hex()
     folders = ["JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"]

@@ -86,7 +86,7 @@ def run_small_study():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    "JupyterLab on copies of the tutorials, since Lab saves what it runs, and a study to explore; gives addresses by name."
+    "JupyterLab on copies of two tutorials, since Lab saves what it runs, and a study to explore."
     folder = tmp_path_factory.mktemp("lab")
     (folder / "nbs").mkdir()
     (folder / "settings.ini").touch()  # which makes it the top of a repository
