@@ -461,12 +461,12 @@ def _class_loss_sums(
 
 def _count_classes(logits: torch.Tensor, targets: torch.Tensor) -> pd.DataFrame:
     "`count_batch` of several classes."
-    n_images, n = logits.shape[:2]
+    n = logits.shape[1]
     counted = targets != IGNORED
     truth = targets * counted
-    pair = truth[:, 0] * n + decide_classes(logits)
-    places = pair + n * n * torch.arange(n_images, device=logits.device).reshape(-1, 1, 1)
-    pixels = torch.bincount(places.flatten(), counted.flatten().double(), n_images * n * n).view(n_images, n * n).long()
+    pairs = truth[:, 0] * n + decide_classes(logits)
+    pixels = torch.zeros(len(logits), n * n, dtype=torch.long, device=logits.device)
+    pixels.scatter_add_(1, pairs.flatten(1), counted.flatten(1).long())
     columns = {f"{i // n}>{i % n}": pixels[:, i] for i in range(n * n)}
     columns |= _class_loss_sums(logits, truth, counted)
     return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})

@@ -14,7 +14,7 @@ import simseg.augmentations
 from simseg import simclr, unet
 from simseg.augmentations import random_pairs, two_views
 from simseg.core import read_yaml
-from simseg.masks import BORDERS, LOSSES, count_batch, make_loss, make_targets
+from simseg.masks import BORDERS, LOSSES, _count_classes, count_batch, make_loss, make_targets
 from simseg.simclr import OPTIMIZERS, SimCLR, make_optimizer
 from simseg.study import check_study, study_cells
 
@@ -101,6 +101,22 @@ def test_an_epoch_of_fine_tuning_waits_once(gpu, changed):
     line = waits_at(unet.train_epoch, model, model, pictures(16), trimaps(16), torch.arange(16, device=GPU), params,
                     make_loss(params["loss"]), optimizer, schedule, ACCELERATOR, GENERATOR)
     assert line == "return (torch.stack(losses).sum() / len(order)).item()"
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_epoch_of_several_classes_waits_once(gpu, loss):
+    params = {"batch_size": 8, "augment": True, "border": "ignore", "loss": loss, "freeze_encoder": False}
+    model = on_gpu(lambda: unet.make_unet("scratch", "resnet18", "cat=1 dog=2"))
+    optimizer = unet.make_adam(model, 1e-3)
+    schedule = unet.make_schedule(optimizer, "cosine", 4)
+    line = waits_at(unet.train_epoch, model, model, pictures(16), trimaps(16), torch.arange(16, device=GPU), params,
+                    make_loss(loss), optimizer, schedule, ACCELERATOR, GENERATOR)
+    assert line == "return (torch.stack(losses).sum() / len(order)).item()"
+
+
+def test_counting_several_classes_waits_when_all_is_counted(gpu):
+    logits = torch.rand(8, 3, 64, 64, device=GPU)
+    for border in BORDERS: assert waits_at(_count_classes, logits, make_targets(trimaps(), border)).startswith("return")
 
 
 def test_counting_waits_when_all_is_counted(gpu):
