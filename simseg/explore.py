@@ -35,8 +35,7 @@ from PIL import Image
 from .augmentations import normalise, random_views, two_views
 from .core import generator_for, make_accelerator, read_yaml, resolve_path
 from .data import DATASETS, load_data, near_duplicates, split_data, split_unlabelled
-from .figures import (LINE_COLOUR, class_tile, draw_map, encoder_colours, montage, overlay, paint_classes,
-                            set_theme, truth_tile)
+from .figures import LINE_COLOUR, class_tile, draw_map, encoder_colours, montage, overlay, set_theme, truth_tile
 from .masks import (IGNORED, class_names, count_batch, decide_classes, make_targets, object_pixels, probabilities,
                           shrink, summarise)
 from .report import draw_finetuning, draw_pretraining, draw_ratios
@@ -663,9 +662,10 @@ def draw_column(
     colours = matplotlib.colormaps["cividis"](probability[0].amax(0).numpy())[..., :3]
     truth = target[0, 0].numpy()
     if not names: return [colours, truth_tile(found), overlay(picture, found, truth)]
-    errors = np.where((found != truth) & (truth != IGNORED), found + 1, 0)
-    wrong = paint_classes(picture[None], np.where(errors > 0, errors - 1, IGNORED), names)[0]
-    return [colours, class_tile(found, names), wrong]
+    called = class_tile(found, names)
+    grey = np.repeat(picture.mean(0)[..., None] / 255, 3, 2)
+    wrong = ((found != truth) & (truth != IGNORED))[..., None]
+    return [colours, called, np.where(wrong, 0.3 * grey + 0.7 * called / 255, grey)]
 
 # %% ../nbs/15_explore.ipynb #0294b689
 def draw_predictions(
@@ -712,7 +712,7 @@ def predictions_sentence(
     "Which image it is, how well each model does, and what the colours mean."
     said = [f"{arm_label(*split_arm(arm))} at {ratio_label(ratio)} {iou:.2f}" for (arm, ratio, _), iou in ious.items()]
     errors = "Errors: blue is found, orange found wrongly, pink missed."
-    if classes: errors = f"Classes: {classes}. Errors: what was called something else, in the colour that it got."
+    if classes: errors = f"Classes: {classes}. Errors: in the colour of what a pixel was called, black for background."
     return f"Test image {name}; IoU of {', '.join(said)}. {errors}"
 
 # %% ../nbs/15_explore.ipynb #9316b90c

@@ -13,6 +13,7 @@ from simseg.command import main
 from simseg.core import read_json, write_yaml
 from simseg.data import load_pairs, split_data
 from simseg.evaluation import run_evaluation
+from simseg.explore import explore_predictions
 from simseg.masks import (BACKGROUND, BORDER, FOREGROUND, IGNORED, class_stats, count_batch, parse_classes,
                           summarise)
 from simseg.predict import predict, predict_files
@@ -177,8 +178,9 @@ def test_the_command_prints_what_a_folder_holds(tmp_path, capsys):
     folder = make_folder(tmp_path / "own", in_colours, 6)
     with pytest.raises(SystemExit) as end: main(["classes", str(folder)])
     said = capsys.readouterr().out
-    (line,) = [line for line in said.splitlines() if "classes:" in line]
-    assert end.value.code == 0 and load_pairs(str(folder), SIDE, classes=line.split('"')[1]).classes == line.split('"')[1]
+    (classes,) = [line.split('"')[1] for line in said.splitlines() if "classes:" in line]
+    assert end.value.code == 0
+    assert load_pairs(str(folder), SIDE, classes=classes).classes == classes
 
 
 # From the folder to a mask
@@ -272,3 +274,5 @@ def test_a_study_of_classes_compares_their_mean(workplace, tmp_path):
     assert verdict(study, results, comparisons)
     assert list(class_table(results)["80%"]) == ["background", "cat", "dog"]
     assert set(collect_images(study)) == set(counts)
+    widget = explore_predictions("outputs/animals/study.yaml")
+    assert "IoU of scratch at 40%" in widget.view.value and f"Classes: {ANIMALS}." in widget.view.value
