@@ -601,7 +601,7 @@ data_root = ""  # folder that holds the data sets; "" downloads to the user's ca
 max_images = 0  # pretrain on that many; 0 takes all, and draws 512 synthetic images
 max_unreadable = 0.1  # share of a folder's images that may be damaged, and is left out
 threshold_masks = False  # cut masks with soft edges half-way
-classes = ""  # what masks hold: "" for one thing, else cat=1 dog=2 ignore=255, or road=#804080; classes.txt says so too
+classes = ""  # of several things in masks: names and values, as in 02_masks; empty for one thing and its background
 duplicates = 0.95  # similarity from which two images are one photo and stay together; 0: exact copies only
 leave_out = ""  # a labelled data set, as 09_unet names it, whose test images are left out
 split = "random"  # with a labelled set, random or official: the test images of this split are left out

@@ -365,7 +365,7 @@ data_root = ""  # folder that holds the data sets; "" downloads to the user's ca
 max_images = 0  # how many synthetic images to draw, 0 being 512; other sets come whole
 max_unreadable = 0.1  # share of a folder's images that may be damaged, and is left out
 threshold_masks = False  # cut masks with soft edges half-way
-classes = ""  # what masks hold: "" for one thing, else cat=1 dog=2 ignore=255, or road=#804080; classes.txt says so too
+classes = ""  # of several things in masks: names and values, as in 02_masks; empty for one thing and its background
 duplicates = 0.95  # similarity from which two images are one photo and stay together; 0: exact copies only
 border = "pet"  # what border pixels count as: pet, background, ignore
 split = "random"  # random, official

@@ -1,5 +1,6 @@
 "Masks of several classes: read by name, counted as torchmetrics counts, kept apart from the file to the report."
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,8 @@ from PIL import Image
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from simseg.command import main
-from simseg.core import read_json, write_yaml
-from simseg.data import load_pairs, split_data
+from simseg.core import read_json, write_json, write_yaml
+from simseg.data import _as_species, load_pairs, split_data
 from simseg.evaluation import run_evaluation
 from simseg.explore import explore_predictions
 from simseg.masks import (BACKGROUND, BORDER, FOREGROUND, IGNORED, class_stats, count_batch, parse_classes,
@@ -21,7 +22,7 @@ from simseg.report import class_table, compare_arms, confusion_matrix, verdict
 from simseg.simclr import run_simclr
 from simseg.study import (check_study, collect_counts, collect_images, collect_results, evaluation_params,
                           pretrainings, simclr_params, study_cells, unet_params)
-from simseg.unet import run_unet
+from simseg.unet import load_model, run_unet
 
 SIDE = 48
 ANIMALS = "cat=1 dog=2 ignore=255"
@@ -167,6 +168,28 @@ def test_classes_are_not_for_sets_that_name_their_own():
     with pytest.raises(ValueError, match="synthetic names its own"): load_pairs("synthetic", SIDE, classes=ANIMALS)
 
 
+def test_soft_edges_are_not_cut_between_classes(tmp_path):
+    folder = make_folder(tmp_path / "own", n=6)
+    with pytest.raises(ValueError, match="leave it out where there are classes"):
+        load_pairs(str(folder), SIDE, classes=ANIMALS, threshold_masks=True)
+
+
+def test_other_names_are_another_data_set(tmp_path):
+    "A run goes on only with the classes that it began with, also where the file beside the masks has changed."
+    folder = make_folder(tmp_path / "own", n=6)
+    prints = set()
+    for name in ("dog", "hound"):
+        (folder / "classes.txt").write_text(f"cat=1\n{name}=2\nignore=255\n")
+        prints.add(load_pairs(str(folder), SIDE).fingerprint)
+    assert len(prints) == 2
+
+
+@pytest.mark.parametrize("species, expected", [(1, [FOREGROUND, BACKGROUND, BORDER]), (2, [4, BACKGROUND, 5])])
+def test_pets_by_species_keep_their_border(species, expected):
+    trimap = Image.fromarray(np.array([[FOREGROUND, BACKGROUND, BORDER]], np.uint8))
+    assert np.asarray(_as_species(trimap, species))[0].tolist() == expected
+
+
 def test_every_part_of_a_split_holds_every_kind_of_picture(tmp_path):
     data = load_pairs(str(make_folder(tmp_path / "own", n=60)), SIDE, classes=ANIMALS)
     assert len(np.unique(data.labels)) == 3
@@ -232,6 +255,15 @@ def test_a_model_of_other_classes_is_refused(trained, tmp_path):
         run_evaluation({**test, "dataset": "synthetic"})
 
 
+def test_a_model_whose_channels_have_no_names_is_refused(trained, tmp_path):
+    place, _, _, _ = trained
+    model = shutil.copytree(place / "unet" / "model", tmp_path / "model")
+    preprocessing = read_json(model / "preprocessing.json")
+    for classes in ("", "cat=1", "cat=1 dog=2 cow=3"):
+        write_json(model / "preprocessing.json", {**preprocessing, "classes": classes})
+        with pytest.raises(ValueError, match="has 3 channels, which its preprocessing"): load_model(model)
+
+
 def test_a_class_that_no_test_image_has_is_named(trained, tmp_path, capsys):
     place, folder, _, _ = trained
     cats = make_folder(tmp_path / "cats", lambda numbers: Image.fromarray(np.where(numbers == 2, 0, numbers)))
@@ -248,6 +280,19 @@ def test_several_values_may_be_one_class(trained, tmp_path):
     data = load_pairs(str(folder), SIDE, classes="animal=1,2 ignore=255")
     assert set(np.unique(data.masks)) == {BACKGROUND, FOREGROUND, IGNORED} and BORDER not in data.masks
     assert parse_classes(data.classes).names == ["animal"]
+
+
+def test_the_notebooks_show_any_number_of_classes(papermill, tmp_path):
+    "As batch jobs, with more classes than a picture has channels; nothing is said of parameters that nobody knows."
+    shared = {"dataset": make_folder(tmp_path / "own"), "classes": "cat=1 dog=2 line=255", "device": "cpu"}
+    stages = {"09_unet": {"epochs": 1, "image_size": 32, "out_dir": tmp_path / "unet"},
+              "10_evaluation": {"model_dir": tmp_path / "unet" / "model", "out_dir": tmp_path / "test"}}
+    for name, params in stages.items():
+        run = papermill(name, **shared, **params)
+        assert run.returncode == 0, run.stderr[-2000:]
+        assert "Unable to parse" not in run.stderr and "unknown parameter" not in run.stderr
+    metrics = read_json(tmp_path / "test" / "metrics.json")
+    assert metrics["iou"] == pytest.approx(np.mean([metrics[f"iou_{name}"] for name in ("cat", "dog", "line")]))
 
 
 def test_a_study_of_classes_compares_their_mean(workplace, tmp_path):
