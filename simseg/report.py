@@ -356,8 +356,8 @@ def _what_was_learnt(study: dict) -> list[str]:
     for encoder, (first, last) in _first_and_last(study, "knn_accuracy").items():
         if encoder not in poor and not _is_drawn(study): continue
         words = f"Pretraining on {encoder} took NT-Xent from {loss[encoder][0]:.2f} to {loss[encoder][1]:.2f}"
-        words += f" and k-NN accuracy from {first:.2f} to {last:.2f}"
-        sentences.append(f"{words}: it has not learnt the classes." if encoder in poor else f"{words}.")
+        if encoder in poor: sentences.append(f"{words}, but k-NN accuracy did not rise ({first:.2f} to {last:.2f}).")
+        else: sentences.append(f"{words} and k-NN accuracy from {first:.2f} to {last:.2f}.")
     return sentences
 
 # %% ../nbs/14_report.ipynb #6258d2ff
