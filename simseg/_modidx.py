@@ -641,6 +641,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                              'simseg.unet.check_unet': ('unet.html#check_unet', 'simseg/unet.py'),
                              'simseg.unet.count_images': ('unet.html#count_images', 'simseg/unet.py'),
                              'simseg.unet.describe_training': ('unet.html#describe_training', 'simseg/unet.py'),
+                             'simseg.unet.epochs_since_best': ('unet.html#epochs_since_best', 'simseg/unet.py'),
                              'simseg.unet.finetune': ('unet.html#finetune', 'simseg/unet.py'),
                              'simseg.unet.load_model': ('unet.html#load_model', 'simseg/unet.py'),
                              'simseg.unet.make_adam': ('unet.html#make_adam', 'simseg/unet.py'),

@@ -523,7 +523,9 @@ def report_title(
 ) -> str:  # Markdown
     "The head of a report; raises `ValueError` for a study that has no results yet."
     if not len(results): raise ValueError(f"The study {study['name']} has no evaluated cell yet; run it first.")
-    size = f"a {study['encoder_name']} encoder at {study['image_size']} px"
+    sizes = {stage: study[stage].get("image_size", study["image_size"]) for stage in ("unet", "simclr")}
+    size = f"a {study['encoder_name']} encoder at {sizes['unet']} px"
+    if sizes["simclr"] != sizes["unet"]: size += f", pretrained at {sizes['simclr']} px"
     images = f"fine-tuned on `{study['unet'].get('dataset', 'synthetic')}`, {results['n_images'].iloc[0]} test images"
     missing = "".join(f"\n- {line}" for line in holes(study, results))
     cells = f"{len(results)} of {len(study_cells(study))} cells"

@@ -428,15 +428,17 @@ class RecordedEpochs(ClaimedFolder):
     ):
         "Train and record; stopped by hand, go back to the last whole epoch."
         self.began_epoch = time.monotonic()
+        ended = False
         try:
             for done, row in enumerate(epochs, 1):
                 self.record(row)
                 if done == self.params["stop_after"]: break
+            else: ended = True  # by itself, which may be before the last epoch
         except KeyboardInterrupt:
             if not self.state.path.exists(): raise  # in the first epoch nothing has been learnt yet
             self.state.restore()
             write_csv(self.folder / "history.csv", self.history)
-        self.stopped = self.state.epoch < self.params["epochs"]
+        self.stopped = not ended and self.state.epoch < self.params["epochs"]
 
 # %% ../nbs/01_run.ipynb #e1684a4f
 class Run(RecordedEpochs):

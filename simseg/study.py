@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CELL', 'FROM_UNET', 'ONE_RUN', 'RUNNING', 'BASE',
-           'RESOURCES', 'KB_PER_PIXEL', 'PIXELS_PER_SECOND', 'IMAGES', 'SLOWER', 'FASTER', 'DAY', 'VALIDATION_COLUMNS',
-           'arm_name', 'split_arm', 'arm_label', 'ratio_label', 'study_cells', 'ready_encoder', 'pretrainings',
-           'run_dir', 'simclr_params', 'unet_params', 'evaluation_params', 'check_study', 'read_study', 'study_files',
-           'other_study', 'check_not_taken', 'note_origin', 'begun_file', 'begun_study', 'study_data', 'memory_of',
-           'minutes_of', 'run_resources', 'run_params', 'other_params', 'is_finished', 'judge_cells', 'evaluated_cells',
-           'collect_results', 'collect_images', 'collect_counts', 'collect_validation', 'read_history', 'study_runs',
-           'study_progress', 'progress_sentence', 'left_out']
+           'OF_STAGE', 'RESOURCES', 'KB_PER_PIXEL', 'PIXELS_PER_SECOND', 'IMAGES', 'SLOWER', 'FASTER', 'DAY',
+           'VALIDATION_COLUMNS', 'arm_name', 'split_arm', 'arm_label', 'ratio_label', 'study_cells', 'ready_encoder',
+           'pretrainings', 'run_dir', 'simclr_params', 'unet_params', 'evaluation_params', 'check_study', 'read_study',
+           'study_files', 'other_study', 'check_not_taken', 'note_origin', 'begun_file', 'begun_study', 'study_data',
+           'memory_of', 'minutes_of', 'run_resources', 'run_params', 'other_params', 'is_finished', 'judge_cells',
+           'evaluated_cells', 'collect_results', 'collect_images', 'collect_counts', 'collect_validation',
+           'read_history', 'study_runs', 'study_progress', 'progress_sentence', 'left_out']
 
 # %% ../nbs/13_study.ipynb #43cb18ec
 import hashlib
@@ -171,11 +171,14 @@ def evaluation_params(study: dict, arm: str, ratio: float, seed: int) -> dict:
     return _stage_params("evaluation", study, shared, study["evaluation"], cell)
 
 # %% ../nbs/13_study.ipynb #53a246db
+OF_STAGE = ["image_size"]  # keys of a study that a stage may have otherwise; not a recipe, since all see the same images
+
+
 def _check_stage(where: str, values: dict, stage: str, extra: list[str] = (), shared: list[str] = ()):
     "Names and types of one stage's parameters in a study file; `shared` ones are set elsewhere."
     check_types({where: values}, {where: {}})
     defaults = parameter_defaults(stage)
-    elsewhere = [*STUDY_DEFAULTS, *FROM_CELL, *ONE_RUN, *shared]
+    elsewhere = [*set(STUDY_DEFAULTS).difference(OF_STAGE), *FROM_CELL, *ONE_RUN, *shared]
     known = [name for name in defaults if name not in elsewhere]
     check_known(f"parameter of {where} in the study file", values, [*known, *extra])
     check_types({name: value for name, value in values.items() if name in known}, defaults)
@@ -223,7 +226,7 @@ def _check_recipes(study: dict):
     "Names that folders can carry, parameters of 09_unet, and parts of the grid."
     for name, own in study["recipes"].items():
         _check_name("recipe", name, [BASE])
-        _check_stage(f"recipe {name}", own, "unet", GRID, FROM_UNET)
+        _check_stage(f"recipe {name}", own, "unet", GRID, [*FROM_UNET, *OF_STAGE])
         check_known(f"encoder for recipe {name}", own.get("encoders", []), study["encoders"])
         check_known(f"label ratio for recipe {name}", own.get("label_ratios", []), study["label_ratios"])
 

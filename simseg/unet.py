@@ -6,10 +6,10 @@
 __all__ = ['SCHEDULES', 'TEST_SET', 'SEEDED', 'dataset', 'data_root', 'max_images', 'max_unreadable', 'threshold_masks',
            'classes', 'duplicates', 'border', 'split', 'split_seed', 'label_ratio', 'encoder', 'encoder_name',
            'freeze_encoder', 'image_size', 'batch_size', 'epochs', 'learning_rate', 'encoder_rate', 'schedule', 'loss',
-           'ema', 'augment', 'seed', 'device', 'precision', 'compile', 'tracker', 'stop_after', 'overwrite', 'out_dir',
-           'make_unet', 'predict_batches', 'count_images', 'train_mode', 'split_batches', 'train_epoch', 'make_adam',
-           'make_schedule', 'make_average', 'finetune', 'describe_training', 'save_model', 'load_model', 'check_unet',
-           'best_epoch', 'what_it_begins_with', 'pretrained_on', 'run_unet']
+           'ema', 'patience', 'augment', 'seed', 'device', 'precision', 'compile', 'tracker', 'stop_after', 'overwrite',
+           'out_dir', 'make_unet', 'predict_batches', 'count_images', 'train_mode', 'split_batches', 'train_epoch',
+           'make_adam', 'make_schedule', 'make_average', 'epochs_since_best', 'finetune', 'describe_training',
+           'save_model', 'load_model', 'check_unet', 'best_epoch', 'what_it_begins_with', 'pretrained_on', 'run_unet']
 
 # %% ../nbs/09_unet.ipynb #8d1a090e
 import contextlib
@@ -164,6 +164,13 @@ def make_average(
     if not decay: return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
+# %% ../nbs/09_unet.ipynb #4fed5504
+def epochs_since_best(
+    losses: list[float],  # validation losses, an epoch each
+) -> int:
+    "How many epochs ago the loss was lowest."
+    return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
+
 # %% ../nbs/09_unet.ipynb #6ef41289
 def finetune(
     model: nn.Module,  # trained in place
@@ -192,7 +199,9 @@ def finetune(
     state = state or State()
     first = state.resume(model=model, optimizer=optimizer, schedule=schedule, average=average, best=best,
                          order=order_generator, augmentation=augmentation)
+    losses = [row["val_loss"] for row in state.history]
     for epoch in range(first, epochs + 1):
+        if params["patience"] and epochs_since_best(losses) >= params["patience"]: return
         start = time.perf_counter()
         rate = optimizer.param_groups[0]["lr"]
         order = train[torch.randperm(len(train), generator=order_generator)].to(images.device)
@@ -204,6 +213,7 @@ def finetune(
         row = {"epoch": epoch, "loss": train_loss, "val_loss": val_loss, "val_iou": metrics["iou"]}
         check_finite(row)
         best.offer(val_loss, kept)
+        losses.append(val_loss)
         yield {**row, "learning_rate": rate, "images_per_second": len(train) / seconds}
 
 # %% ../nbs/09_unet.ipynb #ce4769c8
@@ -290,7 +300,7 @@ def check_unet(
     params: dict,  # as the parameters cell of 09_unet has them
 ):
     "Raise `ValueError` at the first value that makes no sense, before anything is loaded."
-    for name in ("epochs", "max_images", "seed", "split_seed", "stop_after"): check_range(name, params[name], 0)
+    for name in ("epochs", "max_images", "seed", "split_seed", "stop_after", "patience"): check_range(name, params[name], 0)
     check_range("batch_size", params["batch_size"], 2)
     check_range("learning_rate", params["learning_rate"], 0, open_low=True)
     check_range("label_ratio", params["label_ratio"], 0, 0.8, open_low=True)
@@ -382,6 +392,7 @@ encoder_rate = 1.0  # the encoder's learning rate, as a share of the decoder's
 schedule = "constant"  # of the learning rate: constant, or cosine down to zero
 loss = "bce"  # bce, dice, focal, or bce_dice for the sum of the two
 ema = 0.0  # decay of a moving average of the weights, which is then validated and kept; 0 for none
+patience = 0  # end after so many epochs in a row without a lower validation loss; 0 never does, as published
 augment = False  # random crop, flip and colour jitter
 seed = 0  # of the decoder's weights, order and augmentation
 device = "auto"  # auto, cpu, cuda

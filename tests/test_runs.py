@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 from safetensors.torch import load_file
 
+from simseg.core import read_json
 from simseg.data import load_data, load_pairs, load_unlabelled, split_data, split_unlabelled
 from simseg.evaluation import run_evaluation
 from simseg.run import read_state
@@ -254,3 +255,26 @@ def test_a_batch_run_ends_with_the_study_that_started_it(tmp_path):
     assert run.wait() == 1
     while read_state(out)["state"] == "running": time.sleep(0.1)  # until the kernel has seen that its parent is gone
     assert read_state(out)["state"] == "cut off"
+
+
+def test_patience_ends_a_run_that_no_longer_gains(tmp_path):
+    "After so many epochs without a lower validation loss; the best epoch is kept, and the run is done."
+    params = small("unet", tmp_path / "patient", patience=2, epochs=30, learning_rate=0.01)
+    history = run_unet(params)
+    losses = [row["val_loss"] for row in history]
+    assert len(losses) < 30 and losses.index(min(losses)) == len(losses) - 3
+    assert read_state(tmp_path / "patient")["state"] == "done"
+    assert read_json(tmp_path / "patient" / "metrics.json")["best_epoch"] == len(losses) - 2
+    assert len(run_unet(params)) == len(losses)  # and it is not gone on with
+
+
+def test_a_patient_run_in_sittings_ends_where_it_would_at_once(tmp_path):
+    "Of an epoch each, so that one ends with the very epoch after which patience is at its end."
+    params = {"patience": 2, "epochs": 30, "learning_rate": 0.01}
+    once = run_unet(small("unet", tmp_path / "once", **params))
+    for _ in range(30):
+        history = run_unet(small("unet", tmp_path / "sittings", stop_after=1, **params))
+        if read_state(tmp_path / "sittings")["state"] == "done": break
+    assert [row["val_loss"] for row in history] == [row["val_loss"] for row in once]
+    for name in ("metrics.json", "model/model.safetensors"):
+        assert (tmp_path / "sittings" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()

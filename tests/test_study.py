@@ -236,6 +236,19 @@ def test_each_profile_runs_a_study(profile, tmp_path):
     assert "gpu=0" in rule_of["simclr"] and "threads: 2" in rule_of["simclr"]
 
 
+def test_a_stage_may_have_an_image_size_of_its_own():
+    "Pretraining another than fine-tuning, and an encoder its own; a recipe not, since all are tested on the same images."
+    study = {"name": "sizes", "image_size": 96, "label_ratios": [0.2], "seeds": [0], "unet": {"image_size": 64},
+             "encoders": {"scratch": None, "small": {"dataset": "synthetic"},
+                          "large": {"dataset": "synthetic", "image_size": 48}}}
+    checked = check_study({**study, "simclr": {"image_size": 32}})
+    assert [simclr_params(checked, encoder, 0)["image_size"] for encoder in ("small", "large")] == [32, 48]
+    assert unet_params(checked, "scratch", 0.2, 0)["image_size"] == 64
+    assert simclr_params(check_study(study), "small", 0)["image_size"] == 96
+    for section in ({"recipes": {"large": {"image_size": 128}}}, {"evaluation": {"image_size": 128}}):
+        with pytest.raises(ValueError, match="`image_size` is no parameter of"): check_study({**study, **section})
+
+
 def test_a_run_of_a_hundred_thousandth_of_the_labels_says_what_is_wrong():
     "The smallest ratios are legal; whether they leave images to train on, the images say."
     study = check_study({**yaml.safe_load(ODD_STUDY)})
