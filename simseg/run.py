@@ -414,11 +414,8 @@ class RecordedEpochs(ClaimedFolder):
         if self.tracker != "none": self.accelerator.log(row, step=row["epoch"])
         print(epoch_line(row, self.params["epochs"]), flush=True)
 
-    def take_up(
-        self,
-        **parts,  # as for `State.resume`
-    ):
-        "Stand where the last whole epoch of an earlier sitting left the run, without training."
+    def take_up(self, **parts):
+        "Stand where the last whole epoch of an earlier sitting left the run, without training; as `State.resume`."
         self.state.resume(**parts)
         self.stopped = self.state.epoch < self.params["epochs"]
 
@@ -428,17 +425,17 @@ class RecordedEpochs(ClaimedFolder):
     ):
         "Train and record; stopped by hand, go back to the last whole epoch."
         self.began_epoch = time.monotonic()
-        ended = False
+        self.stopped = True
         try:
             for done, row in enumerate(epochs, 1):
                 self.record(row)
                 if done == self.params["stop_after"]: break
-            else: ended = True  # by itself, which may be before the last epoch
+            else: self.stopped = False  # it ended by itself, perhaps before the last epoch
         except KeyboardInterrupt:
             if not self.state.path.exists(): raise  # in the first epoch nothing has been learnt yet
             self.state.restore()
             write_csv(self.folder / "history.csv", self.history)
-        self.stopped = not ended and self.state.epoch < self.params["epochs"]
+        self.stopped = self.stopped and self.state.epoch < self.params["epochs"]
 
 # %% ../nbs/01_run.ipynb #e1684a4f
 class Run(RecordedEpochs):

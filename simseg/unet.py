@@ -300,7 +300,8 @@ def check_unet(
     params: dict,  # as the parameters cell of 09_unet has them
 ):
     "Raise `ValueError` at the first value that makes no sense, before anything is loaded."
-    for name in ("epochs", "max_images", "seed", "split_seed", "stop_after", "patience"): check_range(name, params[name], 0)
+    whole = ("epochs", "max_images", "seed", "split_seed", "stop_after", "patience")
+    for name in whole: check_range(name, params[name], 0)
     check_range("batch_size", params["batch_size"], 2)
     check_range("learning_rate", params["learning_rate"], 0, open_low=True)
     check_range("label_ratio", params["label_ratio"], 0, 0.8, open_low=True)

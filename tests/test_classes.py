@@ -158,6 +158,8 @@ def test_a_file_beside_the_masks_names_them(name, text, tmp_path):
     ("cat=1 dog=2", r"00.png holds 255 \(2.08%\), which no class names; the classes are cat=1 dog=2"),
     ("cat=1 ignore=255", r"01.png holds 2 \(.*%\), which no class names"),
     ("cat=#010101", r"holds #ffffff"), ("cat", "no name=value"), ("cat=1 cat=2", "name of its own"),
+    ("cat=1 dog=1", "the value 1 is named twice"), ("cat=1 road=#804080", "colours and numbers"),
+    ("ignore=0", "names 0 classes"),
 ])
 def test_a_value_without_a_name_is_refused(classes, sentence, tmp_path):
     folder = make_folder(tmp_path / "own", n=6)

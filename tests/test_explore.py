@@ -8,7 +8,7 @@ from PIL import Image
 
 from simseg.core import resolve_path, write_csv, write_json, write_yaml
 from simseg.explore import (draw_study, explore_data, explore_embedding, explore_neighbours, explore_predictions,
-                            explore_study, explore_temperature, explore_views)
+                            explore_study, explore_temperature, explore_views, first_study)
 from simseg.study import check_study, run_dir, simclr_params, study_files, study_progress
 from simseg.transfer import make_encoder, save_encoder
 
@@ -86,6 +86,16 @@ def test_a_study_with_nothing_to_show_yet_is_said_to_have_none(begun):
         assert explorer.controls["file"].value == FILE
         assert "role='alert'" in explorer.view.value
         assert f"The study begun has no {what} yet; run it first: snakemake" in explorer.view.value
+
+
+def test_widgets_begin_with_a_study_that_is_ready(begun, workplace):
+    "Not with the first there is, nor with one whose file cannot be read; unless that one was asked for."
+    study, _ = begun
+    write_yaml(workplace / "outputs" / "aaa" / "study.yaml", {**study, "name": "aaa"})
+    write_yaml(workplace / "outputs" / "abc" / "study.yaml", {"name": "abc"})
+    assert first_study("", lambda study: study["name"] == "begun") == FILE
+    assert first_study("", lambda study: False) == "outputs/aaa/study.yaml"
+    assert first_study("outputs/aaa/study.yaml", lambda study: study["name"] == "begun") == "outputs/aaa/study.yaml"
 
 
 def test_an_encoder_is_looked_at_as_soon_as_there_is_one(begun):

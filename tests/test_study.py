@@ -237,7 +237,7 @@ def test_each_profile_runs_a_study(profile, tmp_path):
 
 
 def test_a_stage_may_have_an_image_size_of_its_own():
-    "Pretraining another than fine-tuning, and an encoder its own; a recipe not, since all are tested on the same images."
+    "Pretraining another than fine-tuning, and an encoder its own; a recipe not, since all have the same test images."
     study = {"name": "sizes", "image_size": 96, "label_ratios": [0.2], "seeds": [0], "unet": {"image_size": 64},
              "encoders": {"scratch": None, "small": {"dataset": "synthetic"},
                           "large": {"dataset": "synthetic", "image_size": 48}}}
