@@ -171,7 +171,7 @@ def evaluation_params(study: dict, arm: str, ratio: float, seed: int) -> dict:
     return _stage_params("evaluation", study, shared, study["evaluation"], cell)
 
 # %% ../nbs/13_study.ipynb #53a246db
-OF_STAGE = ["image_size"]  # what a stage may have otherwise than its study; not a recipe, whose test images are all others'
+OF_STAGE = ["image_size"]  # what a stage may have otherwise than its study; not a recipe, since all see the same images
 
 
 def _check_stage(where: str, values: dict, stage: str, extra: list[str] = (), shared: list[str] = ()):
