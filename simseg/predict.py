@@ -317,6 +317,7 @@ def choose_model(
         raise FileNotFoundError(f"There is no model in {Path(model).absolute()} ({_listed(models)}); "
                                 "give the folder model/ that 09_unet wrote.")
     if study:
+        if not models: raise ValueError(f"The study {study} has no model; {_listed(models)}.")
         check_known("study with a model", [study], models)
         return models[study][0]
     if len(models) != 1: raise ValueError(f"Name a model with --model or --study; {_listed(models)}.")

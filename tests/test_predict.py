@@ -161,6 +161,8 @@ def test_the_best_model_of_a_study_is_taken(workplace, model, photos):
 
     found = simseg(workplace, "predict", photos)
     assert found.returncode == 2 and "there is none yet: `make demo` trains some" in found.stderr
+    found = simseg(workplace, "predict", photos, "--study", "first")
+    assert found.returncode == 2 and "The study first has no model; there is none yet" in found.stderr
     study_with("first", [0.3, 0.9, 0.5])
     found = simseg(workplace, "predict", photos)
     assert found.returncode == 0, found.stderr
