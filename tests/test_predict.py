@@ -126,7 +126,7 @@ def test_a_prediction_is_what_evaluation_counts(model):
 
 
 def test_a_model_of_smps_own(tmp_path):
-    "Any folder of `save_pretrained` will do, once the image size is said; more classes than one are refused."
+    "Any folder of `save_pretrained` will do, once the image size is said, and what several channels mean."
     smp.Unet("resnet18", encoder_weights=None, classes=1, activation="sigmoid").save_pretrained(tmp_path / "smp")
     config = tmp_path / "smp" / "config.json"
     text = config.read_text()
@@ -140,7 +140,11 @@ def test_a_model_of_smps_own(tmp_path):
     assert 0 < found.probability.min()
     assert found.probability.max() < 1
     smp.Unet("resnet18", encoder_weights=None, classes=3).save_pretrained(tmp_path / "three")
-    with pytest.raises(ValueError, match="has 3 classes"): next(predict([photo], tmp_path / "three", image_size=64))
+    with pytest.raises(ValueError, match="has 3 channels, which its preprocessing.json does not name"):
+        next(predict([photo], tmp_path / "three", image_size=64))
+    write_json(tmp_path / "three" / "preprocessing.json", {"classes": "cat=1 dog=2", "image_size": 64})
+    found = next(predict([photo], tmp_path / "three"))
+    assert found.probability.shape == (3, 40, 50) and set(np.unique(found.mask)) <= {0, 1, 2}
 
 
 def test_the_best_model_of_a_study_is_taken(workplace, model, photos):
