@@ -15,7 +15,7 @@ import pandas as pd
 
 from .core import read_json, repo_root, resolve_path
 from .data import classes_beside, values_of_masks
-from .masks import suggest_classes
+from .masks import MOST_CLASSES, suggest_classes
 from .predict import main as use_models
 from .report import write_report_html
 from .study import begun_file, begun_study, evaluated_cells, left_out, progress_sentence, study_progress
@@ -102,6 +102,8 @@ def describe_classes(
     shown = values.assign(share=values["share"].map("{:.2%}".format)).to_string(index=False)
     beside = classes_beside(resolve_path(folder))
     if beside: return f"{shown}\n\n{beside} says what they mean."
+    if len(values) > MOST_CLASSES + 2:
+        return f"{shown}\n\n{len(values)} values are no classes: soft edges or JPEG make so many. Save masks as PNG."
     suggested = suggest_classes(values)
     if not suggested: return f"{shown}\n\nOne thing and its background: leave classes empty."
     return f"{shown}\n\nTo paste below `unet:`, with names of yours:\n\n  classes: \"{suggested}\""

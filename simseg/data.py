@@ -723,8 +723,9 @@ def read_classes(
     file = classes_beside(folder)
     if classes or file is None: return str(parse_classes(classes) or "")
     try:
-        if file.suffix == ".txt": return str(parse_classes(read_class_lines(file.read_text(encoding="utf-8"))) or "")
-        return str(parse_classes(read_class_table(json.loads(file.read_text(encoding="utf-8")))) or "")
+        text = file.read_text(encoding="utf-8-sig")  # which Windows' editors begin with a mark
+        classes = read_class_lines(text) if file.suffix == ".txt" else read_class_table(json.loads(text))
+        return str(parse_classes(classes) or "")
     except ValueError as error:
         raise ValueError(f"{file} does not say what masks mean: {str(error).removeprefix('classes: ')}") from error
 
@@ -840,7 +841,7 @@ def _decoded(dataset: str, image_size: int, data_root: str, threshold_masks: boo
     if dataset in HUB: return cached(key, image_size, lambda: _hub(dataset, folder))
     if threshold_masks: key["threshold_masks"] = True
     beside = classes_beside(folder)
-    if classes or beside: key["classes"] = classes or beside.read_text(encoding="utf-8")
+    if classes or beside: key["classes"] = classes or beside.read_bytes().hex()
     return cached(key, image_size, lambda: _folder(folder, threshold_masks, classes))
 
 # %% ../nbs/05_data.ipynb #b2c41836

@@ -53,14 +53,19 @@ def _from_palette(mask: Image.Image) -> np.ndarray:  # (H, W), uint8
     return palette[numbers, 0] if (used == used[:, :1]).all() else numbers
 
 
+def _as_numbers(colours: np.ndarray) -> np.ndarray:  # (H, W, 3), uint8 → (H, W), uint32
+    "Each pixel's colour as 0xRRGGBB."
+    return colours.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+
+
 def _colours(mask: Image.Image) -> np.ndarray:  # (H, W)
     "A number for each pixel, whatever the mask's mode; transparency has no say."
     if mask.mode == "P": return _from_palette(mask)
     if mask.mode in ("1", "L", "I", "F") or mask.mode.startswith("I;16"): return np.asarray(mask)
-    colours = np.asarray(mask.convert("RGB")).astype(np.uint32)
+    colours = np.asarray(mask.convert("RGB"))
     spread = int((colours.max(-1) - colours.min(-1)).max())
-    if spread == 0 or (spread <= 8 and colours.max() >= 128): return colours[..., 0].astype(np.uint8)
-    return colours @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    if spread == 0 or (spread <= 8 and colours.max() >= 128): return colours[..., 0]
+    return _as_numbers(colours)
 
 # %% ../nbs/02_masks.ipynb #d56f5bc3
 def is_soft(
@@ -228,11 +233,6 @@ def read_class_table(
     return " ".join(f"{name}={','.join(values)}" for name, values in parts.items())
 
 # %% ../nbs/02_masks.ipynb #25e1fd2d
-def _rgb_numbers(mask: Image.Image) -> np.ndarray:  # (H, W), uint32
-    "Each pixel's colour as 0xRRGGBB."
-    return np.asarray(mask.convert("RGB")).astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-
-
 def by_class(
     mask: Image.Image,  # in the mode of its file
     name,  # of the mask, for the message
@@ -240,7 +240,7 @@ def by_class(
     compression: str = "",  # as for `as_trimap`
 ) -> np.ndarray:  # (H, W), uint8: codes as `class_code` gives
     "A mask of several classes as a trimap; raises `ValueError` for a value that no class names."
-    values = _rgb_numbers(mask) if classes.coloured else mask_values(mask, name)
+    values = _as_numbers(np.asarray(mask.convert("RGB"))) if classes.coloured else mask_values(mask, name)
     found, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     unknown = [i for i, value in enumerate(found) if value not in classes.values]
     if unknown:
@@ -258,7 +258,7 @@ def as_value_mask(
     numbers: np.ndarray,  # (H, W), uint8, numbers of classes, 0 for background
     classes: Classes,
     colours: list,  # (R, G, B) of the background and each class
-) -> Image.Image:  # with a palette; RGB where values do not fit into one
+) -> Image.Image:  # with a palette; of 16 bits where values do not fit into one
     "A mask of classes as the files it was learnt from."
     first = {number: value for value, number in reversed(classes.values.items())}
     first.setdefault(0, 0)

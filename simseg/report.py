@@ -409,8 +409,9 @@ def next_steps(
     if 2 * validation["last_epoch_best"].sum() > len(validation):
         epochs = unet_params(study, "scratch", 0.8, 0)["epochs"]
         steps.append(f"Longer fine-tuning, since most U-Nets were best at the end: `unet: {{epochs: {2 * epochs}}}`.")
-    if _learnt_no_classes(study):
-        epochs = simclr_params(study, pretrainings(study)[0][0], 0)["epochs"]
+    poor = _learnt_no_classes(study)
+    if poor:
+        epochs = simclr_params(study, poor[0], 0)["epochs"]
         steps.append(f"Longer pretraining, or other views, since k-NN accuracy did not rise: `simclr: {{epochs: "
                      f"{4 * epochs}}}`; `nbs/tutorials/explore` shows the views.")
     augmented = [recipe.get("augment", False) for recipe in [study["unet"], *study["recipes"].values()]]
@@ -829,7 +830,9 @@ def class_table(
     metrics = [column for column in results if column.startswith("iou_") and column not in OVER_CLASSES]
     tables = {metric.removeprefix("iou_"): results_table(results.dropna(subset=[metric]), metric) for metric in metrics}
     if not tables: return pd.DataFrame()
-    return pd.concat(tables, axis=1).swaplevel(axis=1).sort_index(axis=1, level=0, sort_remaining=False)
+    both = pd.concat(tables, axis=1).swaplevel(axis=1)
+    ratios = dict.fromkeys(map(ratio_label, results["label_ratio"]))  # in the order of the results
+    return both[[(ratio, name) for ratio in ratios for name in tables if (ratio, name) in both]].fillna("–")
 
 
 def confusion_matrix(

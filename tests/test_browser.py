@@ -86,19 +86,19 @@ def run_small_study():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    "JupyterLab on copies of two tutorials, since Lab saves what it runs, and a study to explore."
+    "The address of a copy of tutorials/explore in JupyterLab, since Lab saves what it runs, with a study to explore."
     folder = tmp_path_factory.mktemp("lab")
     (folder / "nbs").mkdir()
     (folder / "settings.ini").touch()  # which makes it the top of a repository
-    for name in ("explore", "own_data"): shutil.copy(ROOT / "nbs" / "tutorials" / f"{name}.ipynb", folder / "nbs")
+    shutil.copy(ROOT / "nbs" / "tutorials" / "explore.ipynb", folder / "nbs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run_small_study()
-    with serve_lab(folder, folder / "nbs") as address: yield address
+    with serve_lab(folder, folder / "nbs") as address: yield address("explore.ipynb")
 
 
 def test_every_widget_follows_its_slider(lab, page):
-    run_all_cells(page, lab("explore.ipynb"))
+    run_all_cells(page, lab)
     explorers = page.locator(EXPLORERS)
     assert explorers.count() == 7
     for i in range(7):

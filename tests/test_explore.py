@@ -124,13 +124,15 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(begun):
 
 
 def test_a_smaller_data_set_than_the_slider_was_at(tmp_path):
-    for i in range(3): Image.new("RGB", (40, 40), (80 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    folder = tmp_path / "few"  # in a folder of its own, since what lies beside a folder says what it is
+    folder.mkdir()
+    for i in range(3): Image.new("RGB", (40, 40), (80 * i, 0, 0)).save(folder / f"{i}.png")
     places = {"image": (explore_views, 2), "page": (explore_data, 0)}
     for name, (explore, last) in places.items():
-        explorer = explore(str(tmp_path))
+        explorer = explore(str(folder))
         place = explorer.controls[name]
         explorer.controls["dataset"].value = "synthetic"
         place.value = place.max
-        explorer.controls["dataset"].value = str(tmp_path)
+        explorer.controls["dataset"].value = str(folder)
         assert place.value == place.max == last
         assert "<img alt=" in explorer.view.value
