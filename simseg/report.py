@@ -844,7 +844,7 @@ def confusion_matrix(
     pixels = pd.Series(total.to_numpy(), pairs).unstack(sort=False)
     return pixels.div(pixels.sum(axis=1), axis=0)
 
-
+# %% ../nbs/14_report.ipynb #0875e0fe
 def plot_confusion(
     tables: dict,  # as `collect_images` gives
     ratio: float,
