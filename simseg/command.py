@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from .core import read_json, repo_root, resolve_path
-from .data import classes_beside, values_of_masks
+from .data import classes_beside, read_classes, values_of_masks
 from .masks import MOST_CLASSES, suggest_classes
 from .predict import main as use_models
 from .report import write_report_html
@@ -100,8 +100,8 @@ def describe_classes(
     "The values of a folder's masks, and a line that names them; raises `ValueError` where it is no labelled set."
     values = values_of_masks(folder)
     shown = values.assign(share=values["share"].map("{:.2%}".format)).to_string(index=False)
-    beside = classes_beside(resolve_path(folder))
-    if beside: return f"{shown}\n\n{beside} says what they mean."
+    named = read_classes(resolve_path(folder), "")
+    if named: return f"{shown}\n\n{classes_beside(resolve_path(folder))} says what they mean: {named}"
     if len(values) > MOST_CLASSES + 2:
         return f"{shown}\n\n{len(values)} values are no classes: soft edges or JPEG make so many. Save masks as PNG."
     suggested = suggest_classes(values)

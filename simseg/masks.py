@@ -208,11 +208,12 @@ def class_names(classes: str) -> list[str]:
 def read_class_lines(
     text: str,  # of a classes.txt: "cat=1", "1 cat", "cat: 1"; lines that begin with "# " say nothing
 ) -> str:  # as for `parse_classes`
-    "The classes of a text file."
+    "The classes of a text file; empty where it holds bare names, as annotation tools leave them, which say of no value."
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("# ")]
+    if all(re.fullmatch(r"[^\W\d][^\s=:]*", line) for line in lines): return ""
     parts = []
-    for line in text.splitlines():
-        if not line.strip() or line.startswith("# "): continue
-        words = re.split(r"[\s=:]+", line.strip())
+    for line in lines:
+        words = re.split(r"[\s=:]+", line)
         if len(words) != 2: raise ValueError(f"the line {line!r} is no name=value, such as cat=1")
         name, value = reversed(words) if re.match(r"#?\d", words[0]) else words
         parts.append(f"{name}={value}")

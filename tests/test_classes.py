@@ -289,6 +289,15 @@ def test_a_file_that_windows_wrote_is_read(tmp_path):
     with pytest.raises(ValueError, match="classes.txt does not say what masks mean"): load_pairs(str(folder), SIDE)
 
 
+def test_bare_names_say_of_no_value(tmp_path):
+    "As annotation tools leave them: masks of one thing are read as ever, of several they are asked about."
+    for folder, save in {"one": lambda numbers: Image.fromarray(numbers // 255), "several": Image.fromarray}.items():
+        make_folder(tmp_path / folder, save, 6)
+        (tmp_path / folder / "classes.txt").write_text("cat\ndog\n")
+    assert load_pairs(str(tmp_path / "one"), SIDE).classes == ""
+    with pytest.raises(ValueError, match="several classes are to be named"): load_pairs(str(tmp_path / "several"), SIDE)
+
+
 def test_several_values_may_be_one_class(trained, tmp_path):
     _, folder, _, _ = trained
     data = load_pairs(str(folder), SIDE, classes="animal=1,2 ignore=255")
