@@ -208,7 +208,7 @@ def class_names(classes: str) -> list[str]:
 def read_class_lines(
     text: str,  # of a classes.txt: "cat=1", "1 cat", "cat: 1"; lines that begin with "# " say nothing
 ) -> str:  # as for `parse_classes`
-    "The classes of a text file; empty where it holds bare names, as annotation tools leave them, which say of no value."
+    "The classes of a text file; empty where it holds bare names alone, as annotation tools leave them."
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("# ")]
     if all(re.fullmatch(r"[^\W\d][^\s=:]*", line) for line in lines): return ""
     parts = []
