@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'dataset', 'data_root', 'image_size', 'jitter_strength', 'blur', 'seed', 'overwrite',
            'out_dir', 'normalise', 'resized_crop', 'random_crops', 'gaussian_blur', 'blur_kernel', 'colour_matrix',
-           'apply_colour', 'turn_hue', 'jitter_colour', 'draw_colour', 'draw_views', 'apply_views', 'random_views',
-           'two_views', 'random_pairs', 'check_augmentations', 'show_views', 'run_augmentations']
+           'apply_colour', 'turn_hue', 'jitter_colour', 'draw_colour', 'draw_views', 'apply_views', 'make_views',
+           'random_views', 'two_views', 'random_pairs', 'check_augmentations', 'show_views', 'run_augmentations']
 
 # %% ../nbs/06_augmentations.ipynb #6bbf00c7
 import math
@@ -297,14 +297,21 @@ def _in_blocks(
     return out
 
 # %% ../nbs/06_augmentations.ipynb #91ab37b1
+def make_views(
+    images: torch.Tensor,  # (N, 3, S, S), uint8
+    drawn: dict,  # as `draw_views` gives
+) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1]
+    "`apply_views`, in blocks."
+    return _in_blocks(apply_views, images, drawn, torch.empty(images.shape, device=images.device))
+
+
 def random_views(
     images: torch.Tensor,  # (N, 3, S, S), uint8
     generator: torch.Generator,  # on the images' device
     **views,  # jitter_strength, blur, min_scale, grey_probability, as for `draw_views`
 ) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1]
     "One random view of each image, with parameters of its own."
-    drawn = draw_views(len(images), images.shape[-1], generator, **views)
-    return _in_blocks(apply_views, images, drawn, torch.empty(images.shape, device=images.device))
+    return make_views(images, draw_views(len(images), images.shape[-1], generator, **views))
 
 
 def two_views(
@@ -353,8 +360,7 @@ def random_pairs(
     check_range("min_scale", min_scale, 0, 1, open_low=True)
     n, size = masks.shape[:2]
     drawn = draw_views(n, size, generator, jitter_strength, blur=False, min_scale=min_scale, grey_probability=0)
-    views = _in_blocks(apply_views, images, drawn, torch.empty(images.shape, device=images.device))
-    return views, _moved_masks(masks, drawn)
+    return make_views(images, drawn), _moved_masks(masks, drawn)
 
 # %% ../nbs/06_augmentations.ipynb #276591eb
 def check_augmentations(

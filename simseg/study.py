@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CELL', 'FROM_UNET', 'ONE_RUN', 'RUNNING', 'BASE',
-           'OF_STAGE', 'RESOURCES', 'KB_PER_PIXEL', 'PIXELS_PER_SECOND', 'IMAGES', 'SLOWER', 'FASTER', 'DAY',
-           'VALIDATION_COLUMNS', 'arm_name', 'split_arm', 'arm_label', 'ratio_label', 'study_cells', 'ready_encoder',
-           'pretrainings', 'run_dir', 'simclr_params', 'unet_params', 'evaluation_params', 'check_study', 'read_study',
-           'study_files', 'other_study', 'check_not_taken', 'note_origin', 'begun_file', 'begun_study', 'study_data',
-           'memory_of', 'minutes_of', 'run_resources', 'run_params', 'other_params', 'is_finished', 'judge_cells',
-           'evaluated_cells', 'collect_results', 'collect_images', 'collect_counts', 'collect_validation',
-           'read_history', 'study_runs', 'study_progress', 'progress_sentence', 'left_out']
+           'OF_STAGE', 'RESOURCES', 'KB_PER_PIXEL', 'PIXELS_PER_SECOND', 'CONSISTENCY', 'IMAGES', 'SLOWER', 'FASTER',
+           'DAY', 'VALIDATION_COLUMNS', 'arm_name', 'split_arm', 'arm_label', 'ratio_label', 'study_cells',
+           'ready_encoder', 'pretrainings', 'run_dir', 'simclr_params', 'unet_params', 'evaluation_params',
+           'check_study', 'read_study', 'study_files', 'other_study', 'check_not_taken', 'note_origin', 'begun_file',
+           'begun_study', 'study_data', 'memory_of', 'minutes_of', 'run_resources', 'run_params', 'other_params',
+           'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results', 'collect_images', 'collect_counts',
+           'collect_validation', 'read_history', 'study_runs', 'study_progress', 'progress_sentence', 'left_out']
 
 # %% ../nbs/13_study.ipynb #43cb18ec
 import hashlib
@@ -153,13 +153,23 @@ def simclr_params(study: dict, encoder: str, seed: int) -> dict:
     return _stage_params("simclr", study, labelled, study["simclr"], own, cell)
 
 # %% ../nbs/13_study.ipynb #5a73ce5f
+def _at_ratio(
+    section: dict,  # of a study: `unet`, or one of `recipes`
+    ratio: float,
+) -> dict:
+    "The parameters of 09_unet that a section says, at a label ratio."
+    params = {key: value for key, value in section.items() if key not in (*GRID, "epochs_at")}
+    epochs = section.get("epochs_at", {})
+    return {**params, "epochs": epochs[ratio]} if ratio in epochs else params
+
+
 def unet_params(study: dict, arm: str, ratio: float, seed: int) -> dict:
     "The parameters of one fine-tuning run."
     encoder, recipe = split_arm(arm)
-    own = {key: value for key, value in study["recipes"].get(recipe, {}).items() if key not in GRID}
+    own = study["recipes"].get(recipe, {})
     source = ready_encoder(study, encoder) or run_dir(study, "simclr", encoder, seed)
     cell = {"encoder": source, "label_ratio": ratio, "seed": seed, "out_dir": run_dir(study, "unet", arm, seed, ratio)}
-    return _stage_params("unet", study, study["unet"], own, cell)
+    return _stage_params("unet", study, _at_ratio(study["unet"], ratio), _at_ratio(own, ratio), cell)
 
 
 def evaluation_params(study: dict, arm: str, ratio: float, seed: int) -> dict:
@@ -201,6 +211,15 @@ def _check_ratios_and_seeds(study: dict):
     check_known("label ratio for seeds_at", study["seeds_at"], study["label_ratios"])
     for ratio, seeds in study["seeds_at"].items(): _check_list(f"seeds_at {ratio}", seeds, 0, 0)
 
+
+def _check_epochs(where: str, section: dict, study: dict):
+    "Whole numbers, for ratios that there are."
+    epochs = section.get("epochs_at", {})
+    check_types({f"epochs_at of {where}": epochs}, {f"epochs_at of {where}": {}})
+    check_known(f"label ratio for epochs_at of {where}", epochs, study["label_ratios"])
+    for ratio, value in epochs.items():
+        check_types({f"epochs_at {ratio} of {where}": value}, {f"epochs_at {ratio} of {where}": 1})
+
 # %% ../nbs/13_study.ipynb #763a765b
 def _check_name(what: str, name, taken: list[str] = ()):
     "What names a folder."
@@ -226,7 +245,8 @@ def _check_recipes(study: dict):
     "Names that folders can carry, parameters of 09_unet, and parts of the grid."
     for name, own in study["recipes"].items():
         _check_name("recipe", name, [BASE])
-        _check_stage(f"recipe {name}", own, "unet", GRID, [*FROM_UNET, *OF_STAGE])
+        _check_stage(f"recipe {name}", own, "unet", [*GRID, "epochs_at"], [*FROM_UNET, *OF_STAGE])
+        _check_epochs(f"recipe {name}", own, study)
         check_known(f"encoder for recipe {name}", own.get("encoders", []), study["encoders"])
         check_known(f"label ratio for recipe {name}", own.get("label_ratios", []), study["label_ratios"])
 
@@ -268,9 +288,12 @@ def check_study(
     if not re.fullmatch(r"\w[\w.-]{,99}", study["name"]):
         raise ValueError(f"name={study['name']!r} is to name a folder; take up to 100 letters, digits, -, _ and dots, "
                          "a letter or digit first.")
-    for stage in STAGES: _check_stage(stage, study[stage], stage, shared=FROM_UNET if stage == "evaluation" else [])
+    _check_stage("simclr", study["simclr"], "simclr")
+    _check_stage("unet", study["unet"], "unet", ["epochs_at"])
+    _check_stage("evaluation", study["evaluation"], "evaluation", shared=FROM_UNET)
     _check_resources(study["resources"])
     _check_ratios_and_seeds(study)
+    _check_epochs("unet", study["unet"], study)
     _check_encoders(study)
     _check_recipes(study)
     _check_runs(study)
@@ -376,6 +399,7 @@ def study_data(
 # %% ../nbs/13_study.ipynb #852b00c8
 KB_PER_PIXEL = {"resnet18": 1.8, "resnet34": 2.2, "resnet50": 5.0, "resnet101": 8.0, "resnet152": 11.0}  # of a batch
 PIXELS_PER_SECOND = {"resnet18": 300e3, "resnet34": 200e3, "resnet50": 120e3, "resnet101": 80e3, "resnet152": 60e3}
+CONSISTENCY = 2.5  # times the work, where as many images without labels go through the model and its average too
 IMAGES = 25_000  # of a set whose size a study file does not say
 SLOWER = 4  # than the core that was measured: how slow a machine may be
 FASTER = 20  # how many of those cores a GPU stands for; a guess, since none was measured
@@ -394,6 +418,7 @@ def minutes_of(params: dict, gpus: int) -> int:
     "How long a run may go on."
     images = (params["max_images"] or IMAGES) * params.get("label_ratio", 1.0)
     pixels = params["epochs"] * images * params["image_size"] ** 2
+    if params.get("consistency"): pixels *= CONSISTENCY
     seconds = pixels / PIXELS_PER_SECOND[params["encoder_name"]] / (FASTER * gpus or 1)
     return min(DAY, 15 + round(SLOWER * seconds / 60))
 

@@ -6,10 +6,11 @@
 __all__ = ['SCHEDULES', 'TEST_SET', 'SEEDED', 'dataset', 'data_root', 'max_images', 'max_unreadable', 'threshold_masks',
            'classes', 'duplicates', 'border', 'split', 'split_seed', 'label_ratio', 'encoder', 'encoder_name',
            'freeze_encoder', 'image_size', 'batch_size', 'epochs', 'learning_rate', 'encoder_rate', 'schedule', 'loss',
-           'ema', 'patience', 'augment', 'seed', 'device', 'precision', 'compile', 'tracker', 'stop_after', 'overwrite',
-           'out_dir', 'make_unet', 'predict_batches', 'count_images', 'train_mode', 'split_batches', 'train_epoch',
-           'make_adam', 'make_schedule', 'make_average', 'epochs_since_best', 'finetune', 'describe_training',
-           'save_model', 'load_model', 'check_unet', 'best_epoch', 'what_it_begins_with', 'pretrained_on', 'run_unet']
+           'ema', 'patience', 'augment', 'consistency', 'seed', 'device', 'precision', 'compile', 'tracker',
+           'stop_after', 'overwrite', 'out_dir', 'make_unet', 'predict_batches', 'count_images', 'train_mode',
+           'split_batches', 'train_epoch', 'make_adam', 'make_schedule', 'make_average', 'epochs_since_best',
+           'finetune', 'describe_training', 'save_model', 'load_model', 'check_unet', 'best_epoch',
+           'what_it_begins_with', 'pretrained_on', 'images_without_labels', 'run_unet']
 
 # %% ../nbs/09_unet.ipynb #8d1a090e
 import contextlib
@@ -22,6 +23,7 @@ import torch
 from torch import nn
 
 from .augmentations import normalise, random_pairs
+from .consistency import TEACHER_DECAY, Consistency, begin_consistency, check_consistency, without_labels
 from .core import COMPILE, check_choice, check_range, compile_model, generator_for, progress, read_json
 from .core import resolve_path, seed_for, write_atomic, write_json
 from .data import KnownImages, known_images, load_pairs, read_known, reading_of, save_known, split_data, take
@@ -29,6 +31,7 @@ from .data import to_device
 from .masks import (BORDERS, LOSSES, count_batch, loss_of, make_loss, make_targets, n_channels, parse_classes,
                           summarise)
 from .run import Best, Run, State, check_finite, file_fingerprint
+from .synthetic import ImageData
 from .transfer import ENCODERS, UNTRAINED, encoder_file, start_from
 
 # %% ../nbs/09_unet.ipynb #70be7f14
@@ -111,7 +114,8 @@ def train_epoch(
     accelerator,
     generator: torch.Generator,  # of the augmentation
     average=None,  # an `AveragedModel` that follows every step
-) -> float:  # mean loss
+    agreement: Consistency | None = None,  # what is asked of the model on images without labels
+) -> dict:  # means over the epoch: loss, of the labelled images alone, and what `Consistency` has
     "One pass over the training images."
     train_mode(model, params["freeze_encoder"])
     losses = []
@@ -119,15 +123,21 @@ def train_epoch(
         x = take(images, batch, accelerator.device)
         mask = take(masks, batch, accelerator.device)
         if params["augment"]: x, mask = random_pairs(x, mask, generator)
-        with accelerator.autocast(): logits = forward(normalise(x))
-        value = loss(logits, make_targets(mask, params["border"]))
+        x = normalise(x)
+        if agreement:
+            plain, strong = agreement.next_views(len(batch))
+            x = torch.cat([x, strong])
+        with accelerator.autocast(): logits = forward(x)
+        value = loss(logits[:len(batch)], make_targets(mask, params["border"]))
+        losses.append(value.detach() * len(batch))
+        if agreement: value = value + agreement.loss(logits[len(batch):], plain, schedule.last_epoch)
         accelerator.backward(value)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         if average is not None: average.update_parameters(model)
-        losses.append(value.detach() * len(batch))
-    return (torch.stack(losses).sum() / len(order)).item()
+    found = {"loss": (torch.stack(losses).sum() / len(order)).item()}
+    return found | agreement.means() if agreement else found
 
 # %% ../nbs/09_unet.ipynb #9a482f26
 SCHEDULES = ["constant", "cosine"]
@@ -182,35 +192,36 @@ def finetune(
     accelerator,
     best: Best,  # gets the weights of the epoch of the lowest validation loss
     state: State | None = None,  # of a run that may go on later; None for one that will not
+    unlabelled: torch.Tensor | None = None,  # indices of images to learn from without labels
 ):  # yields a row of history an epoch
     "Fine-tune a U-Net with Adam; raises `ValueError` when the loss is no number any more."
-    device = accelerator.device
     epochs = params["epochs"]
     loss = make_loss(params["loss"])
     order_generator = generator_for(params["seed"], "order")
-    augmentation = generator_for(params["seed"], "augmentation", device)
-    model.to(device, memory_format=torch.channels_last)
-    forward = compile_model(model, params["compile"], len(train) * epochs * images[0, 0].numel(), device)
+    augmentation = generator_for(params["seed"], "augmentation", accelerator.device)
+    model.to(accelerator.device, memory_format=torch.channels_last)
+    forward = compile_model(model, params["compile"], len(train) * epochs * images[0, 0].numel(), accelerator.device)
     optimizer = make_adam(model, params["learning_rate"], params["encoder_rate"])
     steps = epochs * len(split_batches(train, params["batch_size"]))
     schedule = make_schedule(optimizer, params["schedule"], steps)
-    average = make_average(model, params["ema"])
-    kept = average.module if average else model
+    average = make_average(model, params["ema"] or (TEACHER_DECAY if params["consistency"] else 0.0))
+    kept = average.module if params["ema"] else model
+    agreement = begin_consistency(images, unlabelled, average, steps, params, accelerator)
     state = state or State()
     first = state.resume(model=model, optimizer=optimizer, schedule=schedule, average=average, best=best,
-                         order=order_generator, augmentation=augmentation)
+                         order=order_generator, augmentation=augmentation, agreement=agreement)
     losses = [row["val_loss"] for row in state.history]
     for epoch in range(first, epochs + 1):
         if params["patience"] and epochs_since_best(losses) >= params["patience"]: return
         start = time.perf_counter()
         rate = optimizer.param_groups[0]["lr"]
         order = train[torch.randperm(len(train), generator=order_generator)].to(images.device)
-        train_loss = train_epoch(model, forward, images, masks, order, params, loss, optimizer, schedule,
-                                 accelerator, augmentation, average)
+        found = train_epoch(model, forward, images, masks, order, params, loss, optimizer, schedule, accelerator,
+                            augmentation, average, agreement)
         seconds = time.perf_counter() - start
         metrics = summarise(count_images(kept, images, masks, val, accelerator, params["border"]))
         val_loss = loss_of(metrics, params["loss"])
-        row = {"epoch": epoch, "loss": train_loss, "val_loss": val_loss, "val_iou": metrics["iou"]}
+        row = {"epoch": epoch, **found, "val_loss": val_loss, "val_iou": metrics["iou"]}
         check_finite(row)
         best.offer(val_loss, kept)
         losses.append(val_loss)
@@ -307,6 +318,7 @@ def check_unet(
     check_range("label_ratio", params["label_ratio"], 0, 0.8, open_low=True)
     check_range("encoder_rate", params["encoder_rate"], 0, open_low=True)
     check_range("ema", params["ema"], 0, 0.9999)
+    check_consistency(params["consistency"], params["label_ratio"])
     check_choice("encoder_name", params["encoder_name"], ENCODERS)
     check_choice("schedule", params["schedule"], SCHEDULES)
     check_choice("loss", params["loss"], LOSSES)
@@ -317,7 +329,7 @@ def check_unet(
         raise ValueError(f"image_size={params['image_size']} does not suit a U-Net; take a multiple of 32.")
 
 # %% ../nbs/09_unet.ipynb #7edded6d
-SEEDED = ("weights", "order", "augmentation")  # what a run's seed decides
+SEEDED = ("weights", "order", "augmentation", "unlabelled order", "unlabelled views")  # what a run's seed decides
 
 
 def best_epoch(history: list[dict]) -> dict:
@@ -341,6 +353,15 @@ def pretrained_on(
     if encoder in UNTRAINED: return None
     return read_known(encoder_file(encoder).with_name("learnt_from.safetensors"))
 
+
+def images_without_labels(
+    data: ImageData,
+    params: dict,  # the stage's parameters
+) -> np.ndarray:  # (M,), indices; none where a run learns from labelled images alone
+    "The images for consistency."
+    if not params["consistency"]: return np.empty(0, np.int64)
+    return without_labels(data, params["label_ratio"], params["split"], params["split_seed"])
+
 # %% ../nbs/09_unet.ipynb #fa264be5
 def run_unet(
     params: dict,  # as the parameters cell of 09_unet has them
@@ -351,6 +372,7 @@ def run_unet(
         reading = reading_of(params)
         data = load_pairs(params["dataset"], params["image_size"], params["data_root"], params["max_images"], **reading)
         part = split_data(data, params["label_ratio"], params["split"], params["split_seed"])
+        unlabelled = torch.from_numpy(images_without_labels(data, params))
         torch.manual_seed(seed_for(params["seed"], "weights"))
         model = make_unet(params["encoder"], params["encoder_name"], data.classes)
         run.claim(model, images=data.fingerprint, encoder=what_it_begins_with(params["encoder"]))
@@ -361,13 +383,15 @@ def run_unet(
         train = torch.from_numpy(part.train)
         val = torch.from_numpy(part.val)
         best = Best()
-        run.follow(finetune(model, images, masks, train, val, params, run.accelerator, best, run.state))
+        run.follow(finetune(model, images, masks, train, val, params, run.accelerator, best, run.state, unlabelled))
         if run.history: model.load_state_dict(best.weights)
-        known = {"learnt_from": known_images(data, np.r_[part.train, part.val]),
+        known = {"learnt_from": known_images(data, np.r_[part.train, part.val, unlabelled]),
                  "pretrained_on": pretrained_on(params["encoder"])}
         save_model(model, run.folder / "model", params, known, best_epoch(run.history), data.classes)
         if run.stopped: return run.pause()
-        run.finish({**best_epoch(run.history), "n_train": len(part.train), "n_val": len(part.val)})
+        n_images = {"n_train": len(part.train), "n_val": len(part.val)}
+        if params["consistency"]: n_images["n_unlabelled"] = len(unlabelled)
+        run.finish({**best_epoch(run.history), **n_images})
     return run.history
 
 # %% ../nbs/09_unet.ipynb #15e0db46
@@ -395,6 +419,7 @@ loss = "bce"  # bce, dice, focal, or bce_dice for the sum of the two
 ema = 0.0  # decay of a moving average of the weights, which is then validated and kept; 0 for none
 patience = 0  # end after so many epochs in a row without a lower validation loss; 0 never does, as published
 augment = False  # random crop, flip and colour jitter
+consistency = 0.0  # weight of agreement on development images without labels, as 08a_consistency has it; 0 for none
 seed = 0  # of the decoder's weights, order and augmentation
 device = "auto"  # auto, cpu, cuda
 precision = "auto"  # auto, fp32, bf16

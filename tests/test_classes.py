@@ -305,6 +305,14 @@ def test_several_values_may_be_one_class(trained, tmp_path):
     assert parse_classes(data.classes).names == ["animal"]
 
 
+def test_images_without_labels_teach_several_classes(tmp_path):
+    "The average's targets are classes then, and the rest of a run is as ever."
+    asked = {"classes": ANIMALS, "consistency": 1.0, "label_ratio": 0.4, "epochs": 2, "batch_size": 4}
+    history = run_unet(small("unet", tmp_path / "run", dataset=str(make_folder(tmp_path / "own")), **asked))
+    assert all(np.isfinite(row["consistency_loss"]) and 0 <= row["sure"] <= 1 for row in history)
+    assert read_json(tmp_path / "run" / "metrics.json")["n_unlabelled"] > 0
+
+
 def test_the_notebooks_show_any_number_of_classes(papermill, tmp_path):
     "As batch jobs, with more classes than a picture has channels; nothing is said of parameters that nobody knows."
     shared = {"dataset": make_folder(tmp_path / "own"), "classes": "cat=1 dog=2 line=255", "device": "cpu"}

@@ -13,6 +13,7 @@ from torch._subclasses import FakeTensorMode
 import simseg.augmentations
 from simseg import simclr, unet
 from simseg.augmentations import random_pairs, two_views
+from simseg.consistency import Consistency
 from simseg.core import read_yaml
 from simseg.masks import BORDERS, LOSSES, _count_classes, count_batch, make_loss, make_targets
 from simseg.simclr import OPTIMIZERS, SimCLR, make_optimizer
@@ -100,7 +101,20 @@ def test_an_epoch_of_fine_tuning_waits_once(gpu, changed):
     schedule = unet.make_schedule(optimizer, "cosine", 4)
     line = waits_at(unet.train_epoch, model, model, pictures(16), trimaps(16), torch.arange(16, device=GPU), params,
                     make_loss(params["loss"]), optimizer, schedule, ACCELERATOR, GENERATOR)
-    assert line == "return (torch.stack(losses).sum() / len(order)).item()"
+    assert line == 'found = {"loss": (torch.stack(losses).sum() / len(order)).item()}'
+
+
+@pytest.mark.parametrize("classes", ["", "cat=1 dog=2"])
+def test_images_without_labels_wait_with_the_rest(gpu, classes):
+    "Their views, the average's targets and the loss on them; the average is another model here."
+    model = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes))
+    average = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes))
+    agreement = Consistency(pictures(16), torch.arange(16), average, 1.0, 4, None, GENERATOR, ACCELERATOR)
+    plain, strong = agreement.next_views(8)
+    logits = model(strong)
+    assert plain.device.type == strong.device.type == "cuda"
+    assert agreement.loss(logits, plain, step=0).device.type == "cuda"
+    assert waits_at(agreement.means).startswith("loss, share = ")
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -111,7 +125,7 @@ def test_an_epoch_of_several_classes_waits_once(gpu, loss):
     schedule = unet.make_schedule(optimizer, "cosine", 4)
     line = waits_at(unet.train_epoch, model, model, pictures(16), trimaps(16), torch.arange(16, device=GPU), params,
                     make_loss(loss), optimizer, schedule, ACCELERATOR, GENERATOR)
-    assert line == "return (torch.stack(losses).sum() / len(order)).item()"
+    assert line == 'found = {"loss": (torch.stack(losses).sum() / len(order)).item()}'
 
 
 def test_counting_several_classes_waits_when_all_is_counted(gpu):

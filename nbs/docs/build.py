@@ -128,7 +128,7 @@ class Pages(processors.FilterDefaults):
 
 def page_name(path: Path) -> str:  # "simclr", "tutorials/start"
     "Where a notebook's page is in the site."
-    return str(path.relative_to(NOTEBOOKS).with_name(re.sub(r"^\d+_", "", path.stem)))
+    return str(path.relative_to(NOTEBOOKS).with_name(re.sub(r"^\d+[a-z]?_", "", path.stem)))
 
 
 def linked(text: str, page: str) -> str:
@@ -142,7 +142,7 @@ def linked(text: str, page: str) -> str:
         path = NOTEBOOKS / f"{found[1]}.ipynb"
         return f"[`{found[1]}`]({up}{page_name(path)}.ipynb)" if path.exists() else found[0]
 
-    return re.sub(r"`(\d\d_\w+|tutorials/\w+)`", link, text)
+    return re.sub(r"`(\d\d[a-z]?_\w+|tutorials/\w+)`", link, text)
 
 
 def with_directives(cell) -> None:

@@ -1,0 +1,96 @@
+"Images without labels in fine-tuning: which they are, what a run leaves, and that a run goes on as if never cut off."
+import numpy as np
+import pytest
+from conftest import small
+
+from simseg import consistency
+from simseg.consistency import Consistency
+from simseg.core import read_json, read_yaml
+from simseg.data import load_pairs, read_known, reading_of, split_data
+from simseg.evaluation import run_evaluation
+from simseg.study import check_study, unet_params
+from simseg.unet import run_unet
+
+ASKED = {"consistency": 1.0, "label_ratio": 0.2, "epochs": 3, "max_images": 96}
+
+
+def drawn_images(params: dict):
+    "A run's images and their parts at its own label ratio and at the whole development set."
+    data = load_pairs(params["dataset"], params["image_size"], max_images=params["max_images"], **reading_of(params))
+    return data, split_data(data, params["label_ratio"]), split_data(data)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    "Indices of every image that a run takes without its label."
+    found = []
+
+    class Watched(Consistency):
+        def next_views(self, n):
+            found.append(self.unlabelled.numpy())
+            return super().next_views(n)
+
+    monkeypatch.setattr(consistency, "Consistency", Watched)
+    return found
+
+
+def test_images_without_labels_are_of_the_development_set_alone(tmp_path, seen):
+    "Neither test images, nor any whose label the run uses; all of them are named in the model's folder."
+    params = small("unet", tmp_path / "run", **ASKED)
+    history = run_unet(params)
+    data, part, everything = drawn_images(params)
+    (unlabelled,) = {tuple(indices) for indices in seen}
+    assert not set(unlabelled) & {*everything.test, *part.train, *part.val}
+    assert {*unlabelled, *part.train, *part.val} == {*everything.train, *everything.val}
+    assert read_json(tmp_path / "run" / "metrics.json")["n_unlabelled"] == len(unlabelled)
+    known = read_known(tmp_path / "run" / "model" / "learnt_from.safetensors")
+    assert set(known.ids) == set(np.array(data.ids)[[*everything.train, *everything.val]])
+    assert all(0 <= row["sure"] <= 1 and row["consistency_loss"] >= 0 for row in history)
+
+
+def test_a_run_without_it_is_as_it_was(tmp_path, seen):
+    "No image without a label is read, and nothing of it stands in what the run leaves."
+    history = run_unet(small("unet", tmp_path / "run", label_ratio=0.8))
+    assert not seen and "sure" not in history[0]
+    assert "n_unlabelled" not in read_json(tmp_path / "run" / "metrics.json")
+
+
+def test_a_run_in_sittings_ends_where_it_would_at_once(tmp_path):
+    "Order and views of the images without labels go on too, with an average of the run's own and without."
+    for ema in (0.0, 0.9):
+        once = small("unet", tmp_path / f"once{ema}", ema=ema, **ASKED)
+        sittings = small("unet", tmp_path / f"sittings{ema}", ema=ema, stop_after=1, **ASKED)
+        run_unet(once)
+        for _ in range(3): run_unet(sittings)
+        for name in ("metrics.json", "model/model.safetensors"):
+            first, second = [tmp_path / f"{run}{ema}" / name for run in ("once", "sittings")]
+            assert first.read_bytes() == second.read_bytes()
+
+
+def test_its_model_is_another_one(tmp_path):
+    "The images without labels change what is learnt; the model is kept, not the average that sets the targets."
+    models = {}
+    for weight in (0.0, 1.0):
+        run_unet(small("unet", tmp_path / str(weight), **{**ASKED, "consistency": weight}))
+        models[weight] = (tmp_path / str(weight) / "model" / "model.safetensors").read_bytes()
+    assert models[0.0] != models[1.0]
+
+
+def test_no_label_left_is_said_before_a_study_runs():
+    study = {"name": "s", "label_ratios": [0.8, 0.2], "seeds": [0], "encoders": {"scratch": None},
+             "recipes": {"consistency": {"consistency": 1.0}}}
+    with pytest.raises(ValueError, match="label_ratio=0.8 leaves none; take a smaller label_ratio"): check_study(study)
+    study["recipes"]["consistency"]["label_ratios"] = [0.2]
+    checked = check_study(study)
+    assert unet_params(checked, "scratch-consistency", 0.2, 0)["consistency"] == 1.0
+    assert unet_params(checked, "scratch", 0.2, 0)["consistency"] == 0.0
+
+
+def test_its_model_is_evaluated_like_any(tmp_path):
+    run_unet(small("unet", tmp_path / "run", **ASKED))
+    asked = {"model_dir": str(tmp_path / "run" / "model"), "max_images": ASKED["max_images"]}
+    run_evaluation(small("evaluation", tmp_path / "evaluation", **asked))
+    found = read_json(tmp_path / "evaluation" / "metrics.json")
+    params = read_yaml(tmp_path / "run" / "params.yaml")
+    _, part, _ = drawn_images(params)
+    assert found["n_images"] == len(part.test)
