@@ -10,7 +10,8 @@ __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CE
            'check_study', 'read_study', 'study_files', 'other_study', 'check_not_taken', 'note_origin', 'begun_file',
            'begun_study', 'study_data', 'memory_of', 'minutes_of', 'run_resources', 'run_params', 'other_params',
            'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results', 'collect_images', 'collect_counts',
-           'collect_validation', 'read_history', 'study_runs', 'study_progress', 'progress_sentence', 'left_out']
+           'collect_validation', 'read_history', 'run_minutes', 'unlabelled_seen', 'study_runs', 'study_progress',
+           'progress_sentence', 'left_out']
 
 # %% ../nbs/13_study.ipynb #43cb18ec
 import hashlib
@@ -628,6 +629,21 @@ def _history(folder: Path) -> pd.DataFrame:
 def read_history(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> pd.DataFrame:
     "A run's history so far; empty before its first epoch."
     return _history(resolve_path(run_dir(study, stage, arm, seed, ratio))).copy()
+
+# %% ../nbs/13_study.ipynb #75aec0a8
+def run_minutes(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> float:
+    "What a finished run's epochs took; 0 for one that is not finished."
+    metrics = _run_folder(study, stage, arm, seed, ratio) / "metrics.json"
+    history = read_history(study, stage, arm, seed, ratio)
+    if "images_per_second" not in history or not metrics.is_file(): return 0.0
+    return (read_json(metrics)["n_train"] / history["images_per_second"]).sum() / 60
+
+
+def unlabelled_seen(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> int:
+    "How many images without labels a finished run has seen, each as often as it was seen."
+    metrics = read_json(_run_folder(study, stage, arm, seed, ratio) / "metrics.json")
+    if stage == "unet" and "n_unlabelled" not in metrics: return 0
+    return metrics["n_train"] * len(read_history(study, stage, arm, seed, ratio))
 
 # %% ../nbs/13_study.ipynb #c3dbfd97
 def study_runs(
