@@ -17,7 +17,7 @@ from .core import read_json, repo_root, resolve_path
 from .data import classes_beside, read_classes, values_of_masks
 from .masks import MOST_CLASSES, suggest_classes
 from .predict import main as use_models
-from .report import write_report_html
+from .report import record_study, write_report_html
 from .study import begun_file, begun_study, evaluated_cells, left_out, progress_sentence, study_progress
 from .study import unet_params
 
@@ -125,6 +125,14 @@ def _add_report(commands):
     command.add_argument("study", metavar="FILE", help="study file, such as params/pets-small.yaml")
 
 
+def _add_record(commands):
+    "The command line of `simseg record`."
+    what = "Keep a study's tables, histories and parameters in outputs/reference/STUDY, for README and docs."
+    command = commands.add_parser("record", help="keep a study's results, without its weights", description=what)
+    command.set_defaults(run=_run_record)
+    command.add_argument("study", metavar="FILE", help="study file, such as params/pets-small.yaml")
+
+
 def _add_classes(commands):
     "The command line of `simseg classes`."
     what = "List the values of a folder's masks, and a line that names them for the parameter `classes`."
@@ -151,8 +159,14 @@ def _run_report(args) -> int:
     return 0
 
 
+def _run_record(args) -> int:
+    "`simseg record`"
+    print(record_study(begun_study(args.study)))
+    return 0
+
+
 def main(
     arguments: list[str] | None = None,  # default: the command line's
 ):
     "The command `simseg`; ends the process with its exit code."
-    use_models(arguments, [_add_status, _add_report, _add_classes], find_models)
+    use_models(arguments, [_add_status, _add_report, _add_record, _add_classes], find_models)

@@ -10,8 +10,8 @@ __all__ = ['OF_IMAGES', 'COMPARISON_COLUMNS', 'LABEL_COLUMNS', 'USE_COLUMNS', 'V
            'published_results', 'compare_with_published', 'holes', 'print_results', 'report_title', 'describe_images',
            'minutes_trained', 'describe_runs', 'folded', 'draw_pretraining', 'plot_pretraining', 'recipe_styles',
            'draw_finetuning', 'plot_finetuning', 'draw_ratios', 'plot_ratios', 'draw_differences', 'plot_differences',
-           'predicted_masks', 'show_predictions', 'read_reference', 'class_table', 'confusion_matrix', 'plot_confusion',
-           'write_report_html']
+           'predicted_masks', 'show_predictions', 'record_study', 'read_reference', 'class_table', 'confusion_matrix',
+           'plot_confusion', 'write_report_html']
 
 # %% ../nbs/14_report.ipynb #421f3131
 from html import escape
@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .core import make_accelerator, read_json, read_yaml, repo_root, resolve_path, write_atomic
+from .core import (make_accelerator, read_json, read_yaml, repo_root, resolve_path, write_atomic, write_csv,
+                         write_yaml)
 from .data import DRAWN, ImageData
 from .evaluation import find_objects
 from .figures import (METRIC_NAMES, add_class_legend, encoder_colours, overlay_batch, paint_classes, plot_curve,
@@ -30,10 +31,11 @@ from .figures import (METRIC_NAMES, add_class_legend, encoder_colours, overlay_b
 from .masks import class_names, make_targets
 from .run import read_state
 from .statistics import Saving, compare, labels_saved, seed_interval
-from .study import (BASE, arm_label, arm_name, collect_results, collect_validation, evaluated_cells,
-                          evaluation_params, left_out, pretrainings, ratio_label, read_history, read_study,
-                          ready_encoder, run_dir, run_minutes, simclr_params, split_arm, study_cells, study_data,
-                          study_progress, unet_params, unlabelled_seen)
+from .study import (BASE, arm_label, arm_name, collect_counts, collect_histories, collect_params,
+                          collect_results, collect_validation, evaluated_cells, evaluation_params, left_out,
+                          pretrainings, ratio_label, read_history, read_study, ready_encoder, run_dir, run_minutes,
+                          simclr_params, split_arm, study_cells, study_data, study_progress, unet_params,
+                          unlabelled_seen)
 from .transfer import UNTRAINED
 from .unet import load_model
 
@@ -910,12 +912,36 @@ def show_predictions(
     return figure
 
 # %% ../nbs/14_report.ipynb #6a82cb6f
+def _reference(name: str) -> Path: return repo_root() / "outputs" / "reference" / name
+
+
+def record_study(
+    study: dict,
+    folder: Path | None = None,  # None: outputs/reference/<study>
+) -> Path:  # that folder
+    "Keep a study's results where git sees them; raises `ValueError` where it has none."
+    from safetensors.numpy import save_file
+
+    counts = collect_counts(study)
+    if not counts: raise ValueError(f"The study {study['name']} has no evaluated cell yet; run it first.")
+    tables = {"results": collect_results(study), "comparisons": compare_arms(study, counts),
+              "labels": compare_labels(study, counts), "validation": collect_validation(study),
+              "uses": compare_uses(study, counts), "histories": collect_histories(study)}
+    folder = folder or _reference(study["name"])
+    for name, table in tables.items():
+        if len(table): write_csv(folder / f"{name}.csv", table)
+    write_yaml(folder / "runs.yaml", collect_params(study))
+    by_cell = {f"{arm}/ratio{ratio}/seed{seed}": of_seed.astype(np.int32)
+               for (arm, ratio), (seeds, found) in counts.items() for seed, of_seed in zip(seeds, found)}
+    write_atomic(folder / "counts.safetensors", lambda path: save_file(by_cell, path))
+    return folder
+
+
 def read_reference(
     name: str,  # of a study in params/
 ) -> tuple[dict, pd.DataFrame, pd.DataFrame, pd.DataFrame]:  # study, results, comparisons, labels
     "A study that we ran, and its tables."
-    folder = repo_root() / "outputs" / "reference" / name
-    tables = [pd.read_csv(folder / f"{table}.csv") for table in ("results", "comparisons", "labels")]
+    tables = [pd.read_csv(_reference(name) / f"{table}.csv") for table in ("results", "comparisons", "labels")]
     return read_study(repo_root() / "params" / f"{name}.yaml"), *tables
 
 # %% ../nbs/14_report.ipynb #78a1ce27

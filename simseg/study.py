@@ -10,8 +10,8 @@ __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CE
            'check_study', 'read_study', 'study_files', 'other_study', 'check_not_taken', 'note_origin', 'begun_file',
            'begun_study', 'study_data', 'memory_of', 'minutes_of', 'run_resources', 'run_params', 'other_params',
            'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results', 'collect_images', 'collect_counts',
-           'collect_validation', 'read_history', 'run_minutes', 'unlabelled_seen', 'study_runs', 'study_progress',
-           'progress_sentence', 'left_out']
+           'collect_validation', 'read_history', 'run_minutes', 'unlabelled_seen', 'counted_runs', 'collect_histories',
+           'collect_params', 'study_runs', 'study_progress', 'progress_sentence', 'left_out']
 
 # %% ../nbs/13_study.ipynb #43cb18ec
 import hashlib
@@ -636,7 +636,7 @@ def run_minutes(study: dict, stage: str, arm: str, seed: int, ratio: float | Non
     metrics = _run_folder(study, stage, arm, seed, ratio) / "metrics.json"
     history = read_history(study, stage, arm, seed, ratio)
     if "images_per_second" not in history or not metrics.is_file(): return 0.0
-    return (read_json(metrics)["n_train"] / history["images_per_second"]).sum() / 60
+    return float((read_json(metrics)["n_train"] / history["images_per_second"]).sum() / 60)
 
 
 def unlabelled_seen(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> int:
@@ -644,6 +644,39 @@ def unlabelled_seen(study: dict, stage: str, arm: str, seed: int, ratio: float |
     metrics = read_json(_run_folder(study, stage, arm, seed, ratio) / "metrics.json")
     if stage == "unet" and "n_unlabelled" not in metrics: return 0
     return metrics["n_train"] * len(read_history(study, stage, arm, seed, ratio))
+
+# %% ../nbs/13_study.ipynb #8f048df4
+def counted_runs(
+    study: dict,
+) -> list[tuple]:  # (stage, arm, seed, label ratio), as for `run_dir`
+    "Every run that a result rests on, once."
+    cells = evaluated_cells(study)
+    encoders = dict.fromkeys((split_arm(arm)[0], seed) for arm, _, seed in cells)
+    runs = [("simclr", encoder, seed, None) for encoder, seed in encoders if not ready_encoder(study, encoder)]
+    return runs + [(stage, arm, seed, ratio) for arm, ratio, seed in cells for stage in ("unet", "evaluation")]
+
+
+def collect_histories(
+    study: dict,
+) -> pd.DataFrame:  # stage, arm, label_ratio, seed, then the columns of history.csv, to four digits
+    "The histories of pretraining and fine-tuning."
+    tables = []
+    for stage, arm, seed, ratio in counted_runs(study):
+        if stage == "evaluation": continue
+        history = read_history(study, stage, arm, seed, ratio).drop(columns="images_per_second", errors="ignore")
+        numbers = history.map(lambda value: float(f"{value:.4g}"))
+        cell = {"stage": stage, "arm": arm, "label_ratio": ratio, "seed": seed}
+        tables.append(pd.DataFrame(cell, index=numbers.index).join(numbers))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def collect_params(
+    study: dict,
+) -> dict:  # a run's folder below the study's → its params.yaml, and `minutes` of training
+    "What each run was asked, what it ran on and how long it trained."
+    runs = {run_dir(study, *run).removeprefix(f"outputs/{study['name']}/"): run for run in counted_runs(study)}
+    return {folder: {**_saved_params(_run_folder(study, *run)), "minutes": round(run_minutes(study, *run), 2)}
+            for folder, run in runs.items()}
 
 # %% ../nbs/13_study.ipynb #c3dbfd97
 def study_runs(
