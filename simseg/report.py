@@ -194,10 +194,11 @@ def compare_uses(
     rows = []
     for recipe, ratio in product(study["recipes"], study["label_ratios"]):
         if not study["recipes"][recipe].get("consistency"): continue
-        if (arm_name("scratch", _twin(study, recipe, ratio)), ratio) in counts: rows += _uses(study, counts, recipe, ratio)
+        both = [(arm_name("scratch", name), ratio) for name in (_twin(study, recipe, ratio), recipe)]
+        if all(arm in counts for arm in both): rows += _uses(study, counts, recipe, ratio)
     return pd.DataFrame(rows, columns=USE_COLUMNS)
 
-
+# %% ../nbs/14_report.ipynb #ef166428
 def uses_table(
     uses: pd.DataFrame,  # as `compare_uses` gives
 ) -> pd.DataFrame:  # a row a use, text
@@ -403,7 +404,7 @@ def _by_domain(rows: pd.DataFrame) -> str:
     if len(shown): return f"What the unlabelled images show matters: {pair} {where}, {_interval(top)}."
     return f"Whether it matters what the unlabelled images show needs more seeds: {pair} {where}, {_interval(top)}."
 
-
+# %% ../nbs/14_report.ipynb #9b5df929
 def _by_use(rows: pd.DataFrame) -> str:
     "A sentence on consistency, from its rows of `compare_uses`."
     begin = "Consistency on images without labels while fine-tuning"
