@@ -1,13 +1,17 @@
 "Images without labels in fine-tuning: which they are, what a run leaves, and that a run goes on as if never cut off."
 import numpy as np
 import pytest
+import torch
 from conftest import small
+from torch import nn
 
-from simseg import consistency
-from simseg.consistency import Consistency
-from simseg.core import read_json, read_yaml
+from simseg import consistency, unet
+from simseg.consistency import Consistency, begin_consistency
+from simseg.core import make_accelerator, read_json, read_yaml
 from simseg.data import load_pairs, read_known, reading_of, split_data
 from simseg.evaluation import run_evaluation
+from simseg.masks import FOREGROUND, make_loss
+from simseg.run import Best
 from simseg.study import check_study, unet_params
 from simseg.unet import run_unet
 
@@ -67,13 +71,44 @@ def test_a_run_in_sittings_ends_where_it_would_at_once(tmp_path):
             assert first.read_bytes() == second.read_bytes()
 
 
-def test_its_model_is_another_one(tmp_path):
-    "The images without labels change what is learnt; the model is kept, not the average that sets the targets."
-    models = {}
-    for weight in (0.0, 1.0):
-        run_unet(small("unet", tmp_path / str(weight), **{**ASKED, "consistency": weight}))
-        models[weight] = (tmp_path / str(weight) / "model" / "model.safetensors").read_bytes()
-    assert models[0.0] != models[1.0]
+def begun(params: dict):
+    "A model, drawn images and masks, and an accelerator."
+    torch.manual_seed(0)
+    data, *_ = drawn_images(params)
+    return unet.make_unet("scratch", "resnet18"), torch.from_numpy(data.images), torch.from_numpy(data.masks)
+
+
+def test_the_average_that_sets_the_targets_is_not_kept(tmp_path):
+    "Unless the run asks for an average: then it is one and the same."
+    for ema in (0.0, 0.5):
+        params = small("unet", tmp_path, ema=ema, **{**ASKED, "epochs": 1})
+        model, images, masks = begun(params)
+        best = Best()
+        parts = (torch.arange(32), torch.arange(32, 48))
+        list(unet.finetune(model, images, masks, *parts, params, make_accelerator("cpu"), best, None, torch.arange(48, 96)))
+        weights = model.state_dict()
+        assert all(torch.equal(value, weights[key]) for key, value in best.weights.items()) == (not ema)
+
+
+def test_the_loss_is_of_labelled_images_and_what_is_added_of_the_others(tmp_path):
+    "A model that calls the first half of what it is given a pet, as the masks have it, and the second half background."
+    params = small("unet", tmp_path, **ASKED)
+    model, images, _ = begun(params)
+    masks = torch.full((96, 32, 32), FOREGROUND, dtype=torch.uint8)
+    one = nn.Parameter(torch.ones(()))
+
+    def halves(x):
+        sign = torch.ones(len(x), 1, 32, 32)
+        sign[len(x) // 2:] = -1
+        return 20 * one * sign
+
+    optimizer = torch.optim.SGD([one], 0.0)
+    schedule = unet.make_schedule(optimizer, "constant", 2)
+    average = nn.Conv2d(3, 1, 1)  # unsure of all
+    agreement = begin_consistency(images, torch.arange(32, 96), average, 2, params, make_accelerator("cpu"))
+    how = (params, make_loss("bce"), optimizer, schedule, make_accelerator("cpu"), torch.Generator().manual_seed(0))
+    found = unet.train_epoch(model, halves, images, masks, torch.arange(32), *how, agreement=agreement)
+    assert found["loss"] < 1e-6
 
 
 def test_no_label_left_is_said_before_a_study_runs():
