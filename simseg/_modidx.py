@@ -72,6 +72,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                 'simseg.command.make_report': ('command.html#make_report', 'simseg/command.py'),
                                 'simseg.command.show_progress': ('command.html#show_progress', 'simseg/command.py')},
             'simseg.consistency': { 'simseg.consistency.Consistency': ('consistency.html#consistency', 'simseg/consistency.py'),
+                                    'simseg.consistency.Consistency.follow': ( 'consistency.html#consistency.follow',
+                                                                               'simseg/consistency.py'),
                                     'simseg.consistency.Consistency.load_state_dict': ( 'consistency.html#consistency.load_state_dict',
                                                                                         'simseg/consistency.py'),
                                     'simseg.consistency.Consistency.loss': ('consistency.html#consistency.loss', 'simseg/consistency.py'),

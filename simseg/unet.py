@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from .augmentations import normalise, random_pairs
-from .consistency import TEACHER_DECAY, Consistency, begin_consistency, check_consistency, without_labels
+from .consistency import Consistency, begin_consistency, check_consistency, without_labels
 from .core import COMPILE, check_choice, check_range, compile_model, generator_for, progress, read_json
 from .core import resolve_path, seed_for, write_atomic, write_json
 from .data import KnownImages, known_images, load_pairs, read_known, reading_of, save_known, split_data, take
@@ -134,6 +134,7 @@ def train_epoch(
         accelerator.backward(value)
         optimizer.step()
         optimizer.zero_grad()
+        if agreement: agreement.follow(model, schedule.last_epoch)
         schedule.step()
         if average is not None: average.update_parameters(model)
     found = {"loss": (torch.stack(losses).sum() / len(order)).item()}
@@ -204,9 +205,9 @@ def finetune(
     optimizer = make_adam(model, params["learning_rate"], params["encoder_rate"])
     steps = epochs * len(split_batches(train, params["batch_size"]))
     schedule = make_schedule(optimizer, params["schedule"], steps)
-    average = make_average(model, params["ema"] or (TEACHER_DECAY if params["consistency"] else 0.0))
-    kept = average.module if params["ema"] else model
-    agreement = begin_consistency(images, unlabelled, average, steps, params, accelerator)
+    average = make_average(model, params["ema"])
+    kept = average.module if average else model
+    agreement = begin_consistency(model, images, unlabelled, steps, params, accelerator)
     state = state or State()
     first = state.resume(model=model, optimizer=optimizer, schedule=schedule, average=average, best=best,
                          order=order_generator, augmentation=augmentation, agreement=agreement)
