@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NONE_LEFT', 'SURE', 'RAMP', 'DECAY', 'without_labels', 'check_consistency', 'plain_and_strong', 'sure_targets',
-           'agreement_loss', 'ramp', 'Consistency', 'begin_consistency']
+           'agreement_loss', 'ramp', 'follow', 'Consistency', 'begin_consistency']
 
 # %% ../nbs/08a_consistency.ipynb #a81ab5c0
 import copy
@@ -93,9 +93,20 @@ def ramp(
     return min(1.0, (step + 1) / (RAMP * steps))
 
 # %% ../nbs/08a_consistency.ipynb #aeddca9c
-DECAY = 0.95  # of the average, once it is exponential
+DECAY = 0.95  # once it is exponential
 
 
+@torch.no_grad()
+def follow(
+    average: nn.Module,  # changed in place
+    model: nn.Module,
+    step: int,  # from 0
+):
+    "Move an average towards the model, after a step."
+    for before, now in zip(average.state_dict().values(), model.state_dict().values()):
+        if before.is_floating_point(): before.lerp_(now, max(1 - DECAY, 1 / (step + 1)))
+
+# %% ../nbs/08a_consistency.ipynb #049b5fa5
 @dataclass
 class Consistency:
     "The images without labels, and what is asked of the model on them."
@@ -127,12 +138,6 @@ class Consistency:
         self.found.append(torch.stack([loss.detach(), share]))
         return self.weight * ramp(step, self.steps) * loss
 
-    @torch.no_grad()
-    def follow(self, model: nn.Module, step: int):
-        "Move the average towards the model."
-        for average, now in zip(self.teacher.state_dict().values(), model.state_dict().values()):
-            if average.is_floating_point(): average.lerp_(now, max(1 - DECAY, 1 / (step + 1)))
-
     def means(self) -> dict:
         "An epoch's mean loss and share of sure pixels, for the history."
         loss, share = torch.stack(self.found).mean(0).tolist()
@@ -140,8 +145,7 @@ class Consistency:
         return {"consistency_loss": loss, "sure": share}
 
     def state_dict(self) -> dict:
-        states = {"order": self.order.get_state(), "views": self.views.get_state()}
-        return {**states, "teacher": self.teacher.state_dict()}
+        return {"order": self.order.get_state(), "views": self.views.get_state(), "teacher": self.teacher.state_dict()}
 
     def load_state_dict(self, state: dict):
         self.teacher.load_state_dict(state["teacher"])

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from .augmentations import normalise, random_pairs
-from .consistency import Consistency, begin_consistency, check_consistency, without_labels
+from .consistency import Consistency, begin_consistency, check_consistency, follow, without_labels
 from .core import COMPILE, check_choice, check_range, compile_model, generator_for, progress, read_json
 from .core import resolve_path, seed_for, write_atomic, write_json
 from .data import KnownImages, known_images, load_pairs, read_known, reading_of, save_known, split_data, take
@@ -134,7 +134,7 @@ def train_epoch(
         accelerator.backward(value)
         optimizer.step()
         optimizer.zero_grad()
-        if agreement: agreement.follow(model, schedule.last_epoch)
+        if agreement: follow(agreement.teacher, model, schedule.last_epoch)
         schedule.step()
         if average is not None: average.update_parameters(model)
     found = {"loss": (torch.stack(losses).sum() / len(order)).item()}

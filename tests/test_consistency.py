@@ -79,13 +79,14 @@ def begun(params: dict):
 
 
 def test_the_average_that_sets_the_targets_is_not_kept(tmp_path):
-    "Unless the run asks for an average: then it is one and the same."
+    "Unless the run asks for an average to keep, which is another one."
     for ema in (0.0, 0.5):
         params = small("unet", tmp_path, ema=ema, **{**ASKED, "epochs": 1})
         model, images, masks = begun(params)
         best = Best()
         parts = (torch.arange(32), torch.arange(32, 48))
-        list(unet.finetune(model, images, masks, *parts, params, make_accelerator("cpu"), best, None, torch.arange(48, 96)))
+        how = (params, make_accelerator("cpu"), best, None, torch.arange(48, 96))
+        list(unet.finetune(model, images, masks, *parts, *how))
         weights = model.state_dict()
         assert all(torch.equal(value, weights[key]) for key, value in best.weights.items()) == (not ema)
 
@@ -104,8 +105,7 @@ def test_the_loss_is_of_labelled_images_and_what_is_added_of_the_others(tmp_path
 
     optimizer = torch.optim.SGD([one], 0.0)
     schedule = unet.make_schedule(optimizer, "constant", 2)
-    average = nn.Conv2d(3, 1, 1)  # unsure of all
-    agreement = begin_consistency(images, torch.arange(32, 96), average, 2, params, make_accelerator("cpu"))
+    agreement = begin_consistency(model, images, torch.arange(32, 96), 2, params, make_accelerator("cpu"))
     how = (params, make_loss("bce"), optimizer, schedule, make_accelerator("cpu"), torch.Generator().manual_seed(0))
     found = unet.train_epoch(model, halves, images, masks, torch.arange(32), *how, agreement=agreement)
     assert found["loss"] < 1e-6

@@ -108,7 +108,7 @@ def test_an_epoch_of_fine_tuning_waits_once(gpu, changed):
 def test_images_without_labels_wait_with_the_rest(gpu, classes):
     "Their views, the average's targets and the loss on them; the average is another model here."
     model = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes))
-    average = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes))
+    average = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes)).eval()
     agreement = Consistency(pictures(16), torch.arange(16), average, 1.0, 4, None, GENERATOR, ACCELERATOR)
     plain, strong = agreement.next_views(8)
     logits = model(strong)
