@@ -87,6 +87,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                     'simseg.consistency.plain_and_strong': ('consistency.html#plain_and_strong', 'simseg/consistency.py'),
                                     'simseg.consistency.ramp': ('consistency.html#ramp', 'simseg/consistency.py'),
                                     'simseg.consistency.sure_targets': ('consistency.html#sure_targets', 'simseg/consistency.py'),
+                                    'simseg.consistency.unremembered': ('consistency.html#unremembered', 'simseg/consistency.py'),
                                     'simseg.consistency.without_labels': ('consistency.html#without_labels', 'simseg/consistency.py')},
             'simseg.core': { 'simseg.core.bf16_in_hardware': ('core.html#bf16_in_hardware', 'simseg/core.py'),
                              'simseg.core.check_choice': ('core.html#check_choice', 'simseg/core.py'),

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['NONE_LEFT', 'SURE', 'RAMP', 'DECAY', 'without_labels', 'check_consistency', 'plain_and_strong', 'sure_targets',
-           'agreement_loss', 'ramp', 'follow', 'Consistency', 'begin_consistency']
+           'agreement_loss', 'ramp', 'follow', 'unremembered', 'Consistency', 'begin_consistency']
 
 # %% ../nbs/08a_consistency.ipynb #a81ab5c0
 import copy
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,11 +108,23 @@ def follow(
         if before.is_floating_point(): before.lerp_(now, max(1 - DECAY, 1 / (step + 1)))
 
 # %% ../nbs/08a_consistency.ipynb #049b5fa5
+@contextmanager
+def unremembered(model: nn.Module):
+    "Inside, batch norm in training mode takes a batch's statistics and leaves its running ones alone."
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms: norm.momentum = 0.0
+    try: yield
+    finally:
+        for norm, momentum in zip(norms, momenta): norm.momentum = momentum
+
+# %% ../nbs/08a_consistency.ipynb #c3bb9265
 @dataclass
 class Consistency:
     "The images without labels, and what is asked of the model on them."
     images: torch.Tensor  # (N, 3, S, S), uint8
     unlabelled: torch.Tensor  # which of them have no label, (M,)
+    model: nn.Module
     teacher: nn.Module  # the average of the model, in evaluation mode
     weight: float
     steps: int  # of the whole run
@@ -126,14 +139,11 @@ class Consistency:
         plain, strong = plain_and_strong(take(self.images, drawn, self.accelerator.device), self.views)
         return normalise(plain), normalise(strong)
 
-    def loss(
-        self,
-        logits: torch.Tensor,  # (n, C, S, S), of the strong views
-        plain: torch.Tensor,  # (n, 3, S, S), normalised
-        step: int,  # from 0
-    ) -> torch.Tensor:  # scalar
-        "What to add to the loss of the labelled images."
+    def loss(self, forward, n: int, step: int) -> torch.Tensor:  # scalar
+        "What to add to the loss of n labelled images, at a step from 0; `forward` is the model, or it compiled."
+        plain, strong = self.next_views(n)
         with torch.no_grad(), self.accelerator.autocast(): known = self.teacher(plain)
+        with unremembered(self.model), self.accelerator.autocast(): logits = forward(strong)
         loss, share = agreement_loss(logits, sure_targets(known.float()))
         self.found.append(torch.stack([loss.detach(), share]))
         return self.weight * ramp(step, self.steps) * loss
@@ -166,4 +176,4 @@ def begin_consistency(
     order = generator_for(params["seed"], "unlabelled order")
     views = generator_for(params["seed"], "unlabelled views", accelerator.device)
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
-    return Consistency(images, unlabelled, teacher, params["consistency"], steps, order, views, accelerator)
+    return Consistency(images, unlabelled, model, teacher, params["consistency"], steps, order, views, accelerator)

@@ -3,14 +3,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import small
-from torch import nn
 
 from simseg import consistency, unet
-from simseg.consistency import Consistency, begin_consistency
+from simseg.consistency import Consistency
 from simseg.core import make_accelerator, read_json, read_yaml
 from simseg.data import load_pairs, read_known, reading_of, split_data
 from simseg.evaluation import run_evaluation
-from simseg.masks import FOREGROUND, make_loss
 from simseg.run import Best
 from simseg.study import check_study, unet_params
 from simseg.unet import run_unet
@@ -91,24 +89,16 @@ def test_the_average_that_sets_the_targets_is_not_kept(tmp_path):
         assert all(torch.equal(value, weights[key]) for key, value in best.weights.items()) == (not ema)
 
 
-def test_the_loss_is_of_labelled_images_and_what_is_added_of_the_others(tmp_path):
-    "A model that calls the first half of what it is given a pet, as the masks have it, and the second half background."
-    params = small("unet", tmp_path, **ASKED)
-    model, images, _ = begun(params)
-    masks = torch.full((96, 32, 32), FOREGROUND, dtype=torch.uint8)
-    one = nn.Parameter(torch.ones(()))
-
-    def halves(x):
-        sign = torch.ones(len(x), 1, 32, 32)
-        sign[len(x) // 2:] = -1
-        return 20 * one * sign
-
-    optimizer = torch.optim.SGD([one], 0.0)
-    schedule = unet.make_schedule(optimizer, "constant", 2)
-    agreement = begin_consistency(model, images, torch.arange(32, 96), 2, params, make_accelerator("cpu"))
-    how = (params, make_loss("bce"), optimizer, schedule, make_accelerator("cpu"), torch.Generator().manual_seed(0))
-    found = unet.train_epoch(model, halves, images, masks, torch.arange(32), *how, agreement=agreement)
-    assert found["loss"] < 1e-6
+def test_what_batch_norm_remembers_is_of_labelled_images_alone(tmp_path):
+    "By it test images are judged; the strong views of the others are normalised by themselves."
+    remembered = {}
+    for weight in (0.0, 1.0):
+        params = small("unet", tmp_path, learning_rate=1e-12, **{**ASKED, "consistency": weight, "epochs": 1})
+        model, images, masks = begun(params)
+        how = (params, make_accelerator("cpu"), Best(), None, torch.arange(48, 96))
+        list(unet.finetune(model, images, masks, torch.arange(32), torch.arange(32, 48), *how))
+        remembered[weight] = {key: value for key, value in model.state_dict().items() if "running" in key}
+    for key, value in remembered[0.0].items(): torch.testing.assert_close(remembered[1.0][key], value)
 
 
 def test_no_label_left_is_said_before_a_study_runs():

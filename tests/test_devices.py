@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 import simseg.augmentations
 from simseg import simclr, unet
 from simseg.augmentations import random_pairs, two_views
-from simseg.consistency import Consistency
+from simseg.consistency import Consistency, follow
 from simseg.core import read_yaml
 from simseg.masks import BORDERS, LOSSES, _count_classes, count_batch, make_loss, make_targets
 from simseg.simclr import OPTIMIZERS, SimCLR, make_optimizer
@@ -109,11 +109,9 @@ def test_images_without_labels_wait_with_the_rest(gpu, classes):
     "Their views, the average's targets and the loss on them; the average is another model here."
     model = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes))
     average = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes)).eval()
-    agreement = Consistency(pictures(16), torch.arange(16), average, 1.0, 4, None, GENERATOR, ACCELERATOR)
-    plain, strong = agreement.next_views(8)
-    logits = model(strong)
-    assert plain.device.type == strong.device.type == "cuda"
-    assert agreement.loss(logits, plain, step=0).device.type == "cuda"
+    agreement = Consistency(pictures(16), torch.arange(16), model, average, 1.0, 4, None, GENERATOR, ACCELERATOR)
+    assert agreement.loss(model, 8, step=0).device.type == "cuda"
+    follow(average, model, step=0)
     assert waits_at(agreement.means).startswith("loss, share = ")
 
 
