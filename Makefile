@@ -8,7 +8,7 @@ EXECUTE := jupyter nbconvert --to notebook --inplace --execute
 MADE_BY_NOTEBOOKS := $(addprefix outputs/, example miniature explore-example explore-tutorial tutorial)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo study test test-slow gpu lab docs export readme notebooks clean
+.PHONY: help install demo study test test-slow gpu results lab docs export readme notebooks clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -40,6 +40,11 @@ test-slow: install  ## kill studies again and again; run one on a cluster of thi
 
 gpu: install     ## on a machine with a GPU, 25 minutes: its tests, the benchmarks, a study: make gpu DATA_ROOT=/path/to/data
 	python benchmarks/gpu.py $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
+
+results: install  ## draw README and the pages of results from outputs/reference anew; simseg record puts a study there
+	for nb in nbs/index.ipynb nbs/tutorials/results.ipynb nbs/tutorials/findings.ipynb; do $(EXECUTE) $$nb || exit 1; done
+	nbdev_clean
+	$(MAKE) readme
 
 lab: install     ## open JupyterLab on the notebooks
 	jupyter lab nbs

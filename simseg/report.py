@@ -930,7 +930,7 @@ def record_study(
               "uses": compare_uses(study, counts), "histories": collect_histories(study)}
     folder = folder or _reference(study["name"])
     for name, table in tables.items():
-        if len(table): write_csv(folder / f"{name}.csv", table)
+        if len(table) or name != "uses": write_csv(folder / f"{name}.csv", table)
     write_yaml(folder / "runs.yaml", collect_params(study))
     by_cell = {f"{arm}/ratio{ratio}/seed{seed}": of_seed.astype(np.int32)
                for (arm, ratio), (seeds, found) in counts.items() for seed, of_seed in zip(seeds, found)}

@@ -411,6 +411,7 @@ def memory_of(params: dict) -> int:  # MB
     "What a run is given: its libraries, the weights and their optimizer, and what the backward pass keeps of a batch."
     pixels = params["image_size"] ** 2
     kept = KB_PER_PIXEL[params["encoder_name"]] * params["batch_size"] * pixels / 1e3
+    if params.get("consistency"): kept *= 2  # as many images without labels go through it in the same step
     images = 3 * pixels * (params["max_images"] or IMAGES) / 1e6
     return 100 * round(15 + (kept + images) / 100)
 
