@@ -165,7 +165,7 @@ def test_nothing_is_clipped(site, page, width):
 def test_every_navigation_link_leads_to_a_page(site, page):
     page.goto(f"{site}/index.html")
     links = page.locator(".sidebar-tree a").evaluate_all("links => links.map(a => a.href)")
-    notebooks = {re.sub(r"^\d+_", "", p.stem) for p in (ROOT / "nbs").glob("*.ipynb")} - {"index"}
+    notebooks = {re.sub(r"^\d+[a-z]?_", "", p.stem) for p in (ROOT / "nbs").glob("*.ipynb")} - {"index"}
     notebooks |= {path.stem for path in (ROOT / "nbs" / "tutorials").glob("*.ipynb")}
     assert {re.sub(r".*/|\.html.*", "", link) for link in links} >= notebooks | {"api"}
     for link in dict.fromkeys(links):
