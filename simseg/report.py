@@ -410,7 +410,9 @@ def _by_use(rows: pd.DataFrame) -> str:
     begin = "Consistency on images without labels while fine-tuning"
     shown = rows[rows["verdict"].isin(["gain", "loss"])]
     hinted = rows[rows["verdict"] == "one seed"]
-    if not len(shown) and not len(hinted): return f"{begin} shows no difference: {_interval(_clearest(rows))} at most."
+    if not len(shown) and not len(hinted):
+        largest = f"; the largest of {len(rows)} is" if len(rows) > 1 else ":"
+        return f"{begin} shows no difference{largest} {_interval(_clearest(rows))}."
     top = _clearest(shown if len(shown) else hinted)
     word = "better" if top["difference"] > 0 else "worse"
     where = f"{word} than scratch at {ratio_label(top['label_ratio'])} labels"
