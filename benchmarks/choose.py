@@ -22,6 +22,9 @@ def knn_accuracy(study: dict, encoder: str, seed: int) -> str:
 def measured_cells(study: dict, device: str) -> list[dict]:
     "A row for each model that there is."
     data, _ = study_data(study)
+    shared = unet_params(study, "scratch", 0.8, 0)
+    ratio = max(study["label_ratios"])
+    unseen = torch.from_numpy(without_labels(data, ratio, shared["split"], shared["split_seed"]))
     accelerator = make_accelerator(device)
     images = torch.from_numpy(data.images)
     masks = torch.from_numpy(data.masks)
@@ -31,8 +34,7 @@ def measured_cells(study: dict, device: str) -> list[dict]:
         if not (resolve_path(params["out_dir"]) / "metrics.json").is_file(): continue
         model, _ = load_model(f"{params['out_dir']}/model")
         model = model.to(accelerator.device, memory_format=torch.channels_last)
-        unseen = without_labels(data, max(study["label_ratios"]), params["split"], params["split_seed"])
-        counts = count_images(model, images, masks, torch.from_numpy(unseen), accelerator, params["border"])
+        counts = count_images(model, images, masks, unseen, accelerator, params["border"])
         encoder, recipe = split_arm(arm)
         row = {"encoder": encoder, "recipe": recipe, "label_ratio": ratio, "seed": seed, "images": len(unseen)}
         row |= {"k-NN": knn_accuracy(study, encoder, seed), "iou": f"{summarise(counts, data.classes)['iou']:.3f}"}

@@ -109,28 +109,31 @@ def describe_classes(
     return f"{shown}\n\nTo paste below `unet:`, with names of yours:\n\n  classes: \"{suggested}\""
 
 # %% ../nbs/17_command.ipynb #57d98574
+def _study_command(commands, name: str, run, short: str, what: str):
+    "The command line of a command that takes a study file."
+    command = commands.add_parser(name, help=short, description=what)
+    command.set_defaults(run=run)
+    command.add_argument("study", metavar="FILE", help="study file, such as params/pets-small.yaml")
+    return command
+
+
 def _add_status(commands):
     "The command line of `simseg status`."
-    command = commands.add_parser("status", help="how far a study is", description="How each run of a study stands.")
-    command.set_defaults(run=_run_status)
-    command.add_argument("study", metavar="FILE", help="study file, such as params/pets-small.yaml")
+    what = "How each run of a study stands."
+    command = _study_command(commands, "status", _run_status, "how far a study is", what)
     command.add_argument("--watch", action="store_true", help="go on until the study is done")
 
 
 def _add_report(commands):
     "The command line of `simseg report`."
     what = "Write report.html and its tables to outputs/STUDY, from whatever cells are evaluated."
-    command = commands.add_parser("report", help="the report of what there is of a study", description=what)
-    command.set_defaults(run=_run_report)
-    command.add_argument("study", metavar="FILE", help="study file, such as params/pets-small.yaml")
+    _study_command(commands, "report", _run_report, "the report of what there is of a study", what)
 
 
 def _add_record(commands):
     "The command line of `simseg record`."
     what = "Keep a study's tables, histories and parameters in outputs/reference/STUDY, for README and docs."
-    command = commands.add_parser("record", help="keep a study's results, without its weights", description=what)
-    command.set_defaults(run=_run_record)
-    command.add_argument("study", metavar="FILE", help="study file, such as params/pets-small.yaml")
+    _study_command(commands, "record", _run_record, "keep a study's results, without its weights", what)
 
 
 def _add_classes(commands):

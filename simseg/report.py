@@ -34,7 +34,7 @@ from .statistics import Saving, compare, labels_saved, seed_interval
 from .study import (BASE, arm_label, arm_name, collect_counts, collect_histories, collect_params,
                           collect_results, collect_validation, evaluated_cells, evaluation_params, left_out,
                           pretrainings, ratio_label, read_history, read_study, ready_encoder, run_dir, run_minutes,
-                          simclr_params, split_arm, study_cells, study_data, study_progress, unet_params,
+                          runs_of_cell, simclr_params, split_arm, study_cells, study_data, study_progress, unet_params,
                           unlabelled_seen)
 from .transfer import UNTRAINED
 from .unet import load_model
@@ -159,9 +159,7 @@ def _name_use(encoder: str, recipe: str, plain: str) -> str:
 
 def _cost(study: dict, arm: str, ratio: float, seed: int) -> tuple[float, int]:
     "Minutes of training, and images without labels seen, of a cell with the pretraining that it rests on."
-    encoder, _ = split_arm(arm)
-    runs = [("unet", arm, seed, ratio)]
-    if not ready_encoder(study, encoder): runs.append(("simclr", encoder, seed, None))
+    runs = [run for run in runs_of_cell(study, arm, ratio, seed) if run[0] != "evaluation"]
     finished = [run for run in runs if (resolve_path(run_dir(study, *run)) / "metrics.json").is_file()]
     return (sum(run_minutes(study, *run) for run in finished), sum(unlabelled_seen(study, *run) for run in finished))
 

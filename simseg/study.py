@@ -9,9 +9,9 @@ __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CE
            'ready_encoder', 'pretrainings', 'run_dir', 'simclr_params', 'unet_params', 'evaluation_params',
            'check_study', 'read_study', 'study_files', 'other_study', 'check_not_taken', 'note_origin', 'begun_file',
            'begun_study', 'study_data', 'memory_of', 'minutes_of', 'run_resources', 'run_params', 'other_params',
-           'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results', 'collect_images', 'collect_counts',
-           'collect_validation', 'read_history', 'run_minutes', 'unlabelled_seen', 'counted_runs', 'collect_histories',
-           'collect_params', 'study_runs', 'study_progress', 'progress_sentence', 'left_out']
+           'runs_of_cell', 'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results', 'collect_images',
+           'collect_counts', 'collect_validation', 'read_history', 'run_minutes', 'unlabelled_seen', 'counted_runs',
+           'collect_histories', 'collect_params', 'study_runs', 'study_progress', 'progress_sentence', 'left_out']
 
 # %% ../nbs/13_study.ipynb #43cb18ec
 import hashlib
@@ -508,7 +508,7 @@ def _other_inputs(study: dict, arm: str, ratio: float, seed: int) -> str:
     return _made_anew(unet, "encoder", simclr, "encoder.safetensors")
 
 # %% ../nbs/13_study.ipynb #8b7637e3
-def _runs_of_cell(study: dict, arm: str, ratio: float, seed: int) -> list[tuple]:  # (stage, arm, seed, ratio)
+def runs_of_cell(study: dict, arm: str, ratio: float, seed: int) -> list[tuple]:  # (stage, arm, seed, ratio)
     "The runs that a cell rests on."
     encoder, _ = split_arm(arm)
     runs = [(stage, arm, seed, ratio) for stage in ("unet", "evaluation")]
@@ -523,7 +523,7 @@ def is_finished(study: dict, arm: str, ratio: float, seed: int) -> bool:
 
 def _differs(study: dict, arm: str, ratio: float, seed: int) -> str:
     "Why a finished cell is not the study's, looked at by itself."
-    for stage, *run in _runs_of_cell(study, arm, ratio, seed):
+    for stage, *run in runs_of_cell(study, arm, ratio, seed):
         gone = stage == "simclr" and not _saved_params(_run_folder(study, stage, *run))
         difference = "" if gone else other_params(study, stage, *run)
         if difference: return f"{stage} with {difference}"
@@ -534,7 +534,7 @@ def _measured_on(study: dict, arm: str, ratio: float, seed: int) -> dict:  # wha
     "What has to be alike in all cells of a study."
     encoder, _ = split_arm(arm)
     marks = {}
-    for stage, *run in _runs_of_cell(study, arm, ratio, seed):
+    for stage, *run in runs_of_cell(study, arm, ratio, seed):
         ran_on = _saved_params(_run_folder(study, stage, *run)).get("ran_on", {})
         images = f"images of {encoder}" if stage == "simclr" else "images"
         marks |= {images: ran_on.get("images"), f"precision of {stage}": ran_on.get("precision")}
@@ -649,12 +649,9 @@ def unlabelled_seen(study: dict, stage: str, arm: str, seed: int, ratio: float |
 # %% ../nbs/13_study.ipynb #8f048df4
 def counted_runs(
     study: dict,
-) -> list[tuple]:  # (stage, arm, seed, label ratio), as for `run_dir`
+) -> list[tuple]:  # as `runs_of_cell` gives
     "Every run that a result rests on, once."
-    cells = evaluated_cells(study)
-    encoders = dict.fromkeys((split_arm(arm)[0], seed) for arm, _, seed in cells)
-    runs = [("simclr", encoder, seed, None) for encoder, seed in encoders if not ready_encoder(study, encoder)]
-    return runs + [(stage, arm, seed, ratio) for arm, ratio, seed in cells for stage in ("unet", "evaluation")]
+    return list(dict.fromkeys(run for cell in evaluated_cells(study) for run in runs_of_cell(study, *cell)))
 
 
 def collect_histories(
@@ -662,11 +659,11 @@ def collect_histories(
 ) -> pd.DataFrame:  # stage, arm, label_ratio, seed, then the columns of history.csv, to four digits
     "The histories of pretraining and fine-tuning."
     tables = []
-    for stage, arm, seed, ratio in counted_runs(study):
+    for stage, arm, seed, *ratio in counted_runs(study):
         if stage == "evaluation": continue
-        history = read_history(study, stage, arm, seed, ratio).drop(columns="images_per_second", errors="ignore")
+        history = read_history(study, stage, arm, seed, *ratio).drop(columns="images_per_second", errors="ignore")
         numbers = history.map(lambda value: float(f"{value:.4g}"))
-        cell = {"stage": stage, "arm": arm, "label_ratio": ratio, "seed": seed}
+        cell = {"stage": stage, "arm": arm, "label_ratio": ratio[0] if ratio else None, "seed": seed}
         tables.append(pd.DataFrame(cell, index=numbers.index).join(numbers))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
