@@ -569,6 +569,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                    'simseg.statistics.labels_saved': ('statistics.html#labels_saved', 'simseg/statistics.py'),
                                    'simseg.statistics.mean_iou': ('statistics.html#mean_iou', 'simseg/statistics.py'),
                                    'simseg.statistics.seed_interval': ('statistics.html#seed_interval', 'simseg/statistics.py'),
+                                   'simseg.statistics.seeds_needed': ('statistics.html#seeds_needed', 'simseg/statistics.py'),
                                    'simseg.statistics.side_of_zero': ('statistics.html#side_of_zero', 'simseg/statistics.py')},
             'simseg.study': { 'simseg.study._at_ratio': ('study.html#_at_ratio', 'simseg/study.py'),
                               'simseg.study._check_encoders': ('study.html#_check_encoders', 'simseg/study.py'),
