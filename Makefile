@@ -42,7 +42,7 @@ gpu: install     ## on a machine with a GPU, 25 minutes: its tests, the benchmar
 	python benchmarks/gpu.py $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 results: install  ## draw README and the pages of results from outputs/reference anew; simseg record puts a study there
-	for nb in nbs/index.ipynb nbs/tutorials/results.ipynb; do $(EXECUTE) $$nb || exit 1; done
+	for nb in nbs/index.ipynb nbs/tutorials/findings.ipynb nbs/tutorials/results.ipynb; do $(EXECUTE) $$nb || exit 1; done
 	nbdev_clean
 	$(MAKE) readme
 

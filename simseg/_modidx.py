@@ -452,6 +452,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                'simseg.report.recipe_effects': ('report.html#recipe_effects', 'simseg/report.py'),
                                'simseg.report.recipe_styles': ('report.html#recipe_styles', 'simseg/report.py'),
                                'simseg.report.record_study': ('report.html#record_study', 'simseg/report.py'),
+                               'simseg.report.reference_table': ('report.html#reference_table', 'simseg/report.py'),
                                'simseg.report.report_title': ('report.html#report_title', 'simseg/report.py'),
                                'simseg.report.results_table': ('report.html#results_table', 'simseg/report.py'),
                                'simseg.report.seeds_note': ('report.html#seeds_note', 'simseg/report.py'),

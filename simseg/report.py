@@ -10,8 +10,8 @@ __all__ = ['OF_IMAGES', 'COMPARISON_COLUMNS', 'LABEL_COLUMNS', 'USE_COLUMNS', 'V
            'published_results', 'compare_with_published', 'holes', 'print_results', 'report_title', 'describe_images',
            'minutes_trained', 'describe_runs', 'folded', 'draw_pretraining', 'plot_pretraining', 'recipe_styles',
            'draw_finetuning', 'plot_finetuning', 'draw_ratios', 'plot_ratios', 'draw_differences', 'plot_differences',
-           'predicted_masks', 'show_predictions', 'record_study', 'read_reference', 'class_table', 'confusion_matrix',
-           'plot_confusion', 'write_report_html']
+           'predicted_masks', 'show_predictions', 'record_study', 'reference_table', 'read_reference', 'class_table',
+           'confusion_matrix', 'plot_confusion', 'write_report_html']
 
 # %% ../nbs/14_report.ipynb #421f3131
 from html import escape
@@ -938,11 +938,19 @@ def record_study(
     return folder
 
 
+def reference_table(
+    name: str,  # of a study in params/
+    table: str,  # results, comparisons, labels, validation, uses, histories
+) -> pd.DataFrame:
+    "One table of a study that we ran."
+    return pd.read_csv(_reference(name) / f"{table}.csv")
+
+
 def read_reference(
     name: str,  # of a study in params/
 ) -> tuple[dict, pd.DataFrame, pd.DataFrame, pd.DataFrame]:  # study, results, comparisons, labels
-    "A study that we ran, and its tables."
-    tables = [pd.read_csv(_reference(name) / f"{table}.csv") for table in ("results", "comparisons", "labels")]
+    "A study that we ran, and the tables that every study has."
+    tables = [reference_table(name, table) for table in ("results", "comparisons", "labels")]
     return read_study(repo_root() / "params" / f"{name}.yaml"), *tables
 
 # %% ../nbs/14_report.ipynb #78a1ce27

@@ -41,7 +41,7 @@ PACKAGES = {
 GROUPS = {
     "Start here": ["tutorials/start", "tutorials/own_data", "tutorials/pretrain_and_look", "tutorials/explore"],
     "How to": ["tutorials/reading_a_report", "tutorials/gpu", "tutorials/cluster", "tutorials/adding", "predict", "command"],
-    "Results": ["tutorials/results", "latest_report"],
+    "Results": ["tutorials/findings", "tutorials/results", "latest_report"],
     "Stages": ["data", "augmentations", "simclr", "consistency", "unet", "evaluation", "study", "report"],
     "Reference": ["api", "core", "run", "masks", "figures", "synthetic", "transfer", "statistics", "explore", "batch"],
 }
