@@ -411,6 +411,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                'simseg.report._questions': ('report.html#_questions', 'simseg/report.py'),
                                'simseg.report._reference': ('report.html#_reference', 'simseg/report.py'),
                                'simseg.report._scratch_counts': ('report.html#_scratch_counts', 'simseg/report.py'),
+                               'simseg.report._share': ('report.html#_share', 'simseg/report.py'),
                                'simseg.report._study_in': ('report.html#_study_in', 'simseg/report.py'),
                                'simseg.report._turned': ('report.html#_turned', 'simseg/report.py'),
                                'simseg.report._twin': ('report.html#_twin', 'simseg/report.py'),

@@ -234,6 +234,11 @@ def tally(
     return "; ".join(parts)
 
 # %% ../nbs/14_report.ipynb #774303ff
+def _share(ratio: float) -> str:
+    "A label ratio that was read off a curve, to two digits."
+    return ratio_label(float(f"{ratio:.2g}"))
+
+
 def _bound(ratio: float, saving: Saving) -> str:
     "What to say before a ratio that lies at an end of what was measured."
     lowest, highest = saving.bounds
@@ -247,18 +252,18 @@ def _describe_interval(saving: Saving) -> str:
     low, high = saving.images
     below = _bound(low, saving)
     above = _bound(high, saving)
-    if below and below == above: return f"{below}{low:.0%}"  # both ends at one bound
+    if below and below == above: return f"{below}{_share(low)}"  # both ends at one bound
     if below and above: return "anywhere"
-    if below: return f"up to {high:.0%}"
-    if above: return f"{low:.0%} or more"
-    return f"{low:.0%} to {high:.0%}"
+    if below: return f"up to {_share(high)}"
+    if above: return f"{_share(low)} or more"
+    return f"{_share(low)} to {_share(high)}"
 
 
 def describe_saving(
     saving: Saving,  # as `labels_saved` gives
 ) -> str:
     "Labels saved, in words that go on after an encoder's name."
-    equal = f"{_bound(saving.equal, saving)}{saving.equal:.0%}"
+    equal = f"{_bound(saving.equal, saving)}{_share(saving.equal)}"
     words = f"with {ratio_label(saving.ratio)} labelled does as well as scratch with {equal}"
     return f"{words} (95 % over test images: {_describe_interval(saving)})"
 
