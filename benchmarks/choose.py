@@ -26,7 +26,7 @@ def measured_cells(study: dict, device: str) -> list[dict]:
     data, _ = study_data(study)
     shared = unet_params(study, "scratch", 0.8, 0)
     ratio = max(study["label_ratios"])
-    if ratio >= 0.8: sys.exit(f"choose.py takes development images that no cell has labels of, and {ratio:g} leaves none.")
+    if ratio >= 0.8: sys.exit(f"choose.py looks at images that no cell has labels of, and {ratio:g} leaves none.")
     unseen = torch.from_numpy(without_labels(data, ratio, shared["split"], shared["split_seed"]))
     accelerator = make_accelerator(device)
     images = torch.from_numpy(data.images)
