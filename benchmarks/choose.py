@@ -25,9 +25,9 @@ def measured_cells(study: dict, device: str) -> list[dict]:
     "A row for each model that there is."
     data, _ = study_data(study)
     shared = unet_params(study, "scratch", 0.8, 0)
-    ratio = max(study["label_ratios"])
-    if ratio >= 0.8: sys.exit(f"choose.py looks at images that no cell has labels of, and {ratio:g} leaves none.")
-    unseen = torch.from_numpy(without_labels(data, ratio, shared["split"], shared["split_seed"]))
+    most = max(study["label_ratios"])
+    if most >= 0.8: sys.exit(f"choose.py looks at images that no cell has labels of, and {most:g} leaves none.")
+    unseen = torch.from_numpy(without_labels(data, most, shared["split"], shared["split_seed"]))
     accelerator = make_accelerator(device)
     images = torch.from_numpy(data.images)
     masks = torch.from_numpy(data.masks)

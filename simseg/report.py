@@ -6,12 +6,12 @@
 __all__ = ['OF_IMAGES', 'COMPARISON_COLUMNS', 'LABEL_COLUMNS', 'USE_COLUMNS', 'VERDICTS', 'WORDS', 'PRETRAINING_LABELS',
            'LINE_STYLES', 'OVER_CLASSES', 'study_file', 'encoder_kind', 'encoder_pairs', 'compare_arms',
            'compare_labels', 'compare_uses', 'uses_table', 'tally', 'describe_saving', 'answers', 'recipe_effects',
-           'verdict', 'warnings_of', 'verdict_box', 'next_steps', 'results_table', 'seeds_note', 'last_epoch_best',
-           'published_results', 'compare_with_published', 'holes', 'print_results', 'report_title', 'describe_images',
-           'minutes_trained', 'describe_runs', 'folded', 'draw_pretraining', 'plot_pretraining', 'recipe_styles',
-           'draw_finetuning', 'plot_finetuning', 'draw_ratios', 'plot_ratios', 'draw_differences', 'plot_differences',
-           'predicted_masks', 'show_predictions', 'record_study', 'reference_table', 'read_reference', 'class_table',
-           'confusion_matrix', 'plot_confusion', 'write_report_html']
+           'verdict', 'warnings_of', 'verdict_box', 'next_steps', 'mean_and_half', 'results_table', 'seeds_note',
+           'last_epoch_best', 'published_results', 'compare_with_published', 'holes', 'print_results', 'report_title',
+           'describe_images', 'minutes_trained', 'describe_runs', 'folded', 'draw_pretraining', 'plot_pretraining',
+           'recipe_styles', 'draw_finetuning', 'plot_finetuning', 'draw_ratios', 'plot_ratios', 'draw_differences',
+           'plot_differences', 'predicted_masks', 'show_predictions', 'record_study', 'reference_table',
+           'read_reference', 'class_table', 'confusion_matrix', 'plot_confusion', 'write_report_html']
 
 # %% ../nbs/14_report.ipynb #421f3131
 from html import escape
@@ -535,11 +535,14 @@ def next_steps(
     return steps
 
 # %% ../nbs/14_report.ipynb #d9a1bb3f
-def _mean_and_half(values: pd.Series) -> str:
-    "The mean, ± half of its 95 % interval where there are several values."
-    if len(values) == 1: return f"{values.mean():.3f}"
+def mean_and_half(
+    values: pd.Series,  # one a seed
+    sign: str = "",  # "+" to give a gain its sign as well
+) -> str:  # 0.616 ± 0.022
+    "The mean, ± half of its 95 % interval where there are several."
+    if len(values) == 1: return f"{values.mean():{sign}.3f}"
     low, high = seed_interval(values.to_numpy())
-    return f"{values.mean():.3f} ± {(high - low) / 2:.3f}"
+    return f"{values.mean():{sign}.3f} ± {(high - low) / 2:.3f}"
 
 
 def results_table(
@@ -549,7 +552,7 @@ def results_table(
     "The mean over seeds, ± half of its 95 % interval where there are several."
     arms = [arm_label(*row) for row in zip(results["encoder"], results["recipe"])]
     cells = results.assign(arm=arms).groupby(["arm", "label_ratio"], sort=False)[metric]
-    table = cells.apply(_mean_and_half).unstack(sort=False)
+    table = cells.apply(mean_and_half).unstack(sort=False)
     table = table.rename(columns=ratio_label, index=str)
     return table.rename_axis(index=None, columns=None).fillna("–")
 
