@@ -116,6 +116,8 @@ def test_thirty_cells_of_which_two_fail(make_study):
     said, _ = process.communicate()
     assert process.returncode == 1
     assert len(said.splitlines()) < 120
+    failed = [line for line in said.splitlines() if "FAILED" in line]
+    assert len(failed) == 2 and all("scratch-hot" in line for line in failed), failed
     assert "28 of 30 cells are evaluated" in said
     sentence = r"failed: unet scratch-hot 20% seed 0 and 1 more: The loss of epoch 2 is \S+; take a smaller learning"
     assert re.search(sentence, said)
