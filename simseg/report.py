@@ -331,26 +331,29 @@ def _clearest(rows: pd.DataFrame) -> dict:
     return rows.loc[rows["difference"].abs().idxmax()].to_dict()
 
 
-def _where(row: dict, with_first: bool) -> str:
-    "Which comparison it is."
-    which = f"pretraining on {row['first']}" if with_first else "pretraining"
-    return f"{which} is {WORDS[row['verdict']]} at {ratio_label(row['label_ratio'])} labels: {_interval(row)}"
+def _where(rows: pd.DataFrame, of: pd.DataFrame) -> str:
+    "Where pretraining is better, or where it is worse: once in full, and how often."
+    top = _clearest(rows)
+    on = f" on {top['first']}" if of["first"].nunique() > 1 else ""
+    at = f"at {ratio_label(top['label_ratio'])} labels: {_interval(top)}"
+    word = WORDS[top["verdict"]]
+    if len(rows) == 1: return f"pretraining{on} is {word} {at}"
+    return f"pretraining is {word} in {len(rows)} of {len(of)} comparisons, most{on} {at}"
 
 
-def _others(rest: int, n: int) -> str:
+def _others(rest: int) -> str:
     "What is to be said of the comparisons that show nothing."
     if rest == 0: return ""
     if rest == 1: return "; the other comparison shows no difference or needs more seeds"
-    return f"; the other {rest} of {n} comparisons show no difference or need more seeds"
+    return f"; the other {rest} comparisons show no difference or need more seeds"
 
 
 def _in_general(rows: pd.DataFrame) -> str:
     "A sentence on every comparison of pretrained encoders with scratch, within a recipe."
     shown = rows[rows["verdict"].isin(["gain", "loss"])]
-    several = rows["first"].nunique() > 1
     if len(shown):
-        parts = [_where(_clearest(part), several) for _, part in shown.groupby("verdict")]
-        return ", and ".join(parts) + _others(len(rows) - len(shown), len(rows))
+        parts = [_where(part, rows) for _, part in shown.groupby("verdict")]
+        return ", and ".join(parts) + _others(len(rows) - len(shown))
     hinted = rows[rows["verdict"] == "one seed"]
     if not len(hinted):
         largest = f"; the largest of {len(rows)} is" if len(rows) > 1 else ":"
@@ -404,23 +407,34 @@ def _by_domain(rows: pd.DataFrame) -> str:
     if top["difference"] < 0: top = _turned(top)
     pair = f"{top['first']} {'is' if len(shown) else 'looks'} better than {top['second']}"
     where = f"at {ratio_label(top['label_ratio'])} labels"
-    if len(shown): return f"What the unlabelled images show matters: {pair} {where}, {_interval(top)}."
+    if len(shown):
+        others = _others(len(rows) - len(shown))
+        return f"What the unlabelled images show matters: {pair} {where}, {_interval(top)}{others}."
     return f"Whether it matters what the unlabelled images show needs more seeds: {pair} {where}, {_interval(top)}."
 
 # %% ../nbs/14_report.ipynb #9b5df929
-def _by_use(rows: pd.DataFrame) -> str:
-    "A sentence on consistency, from its rows of `compare_uses`."
-    begin = "Consistency on images without labels while fine-tuning"
+def _above_scratch(rows: pd.DataFrame) -> str:
+    "What rows of `compare_uses` show, as a verb and all behind it."
     shown = rows[rows["verdict"].isin(["gain", "loss"])]
     hinted = rows[rows["verdict"] == "one seed"]
     if not len(shown) and not len(hinted):
         largest = f"; the largest of {len(rows)} is" if len(rows) > 1 else ":"
-        return f"{begin} shows no difference{largest} {_interval(_clearest(rows))}."
+        return f"shows no difference{largest} {_interval(_clearest(rows))}"
     top = _clearest(shown if len(shown) else hinted)
     word = "better" if top["difference"] > 0 else "worse"
-    where = f"{word} than scratch at {ratio_label(top['label_ratio'])} labels"
-    if len(shown): return f"{begin} is {where}: {_interval(top)}{_others(len(rows) - len(shown), len(rows))}."
-    return f"{begin} looks {where} and needs more seeds: {_interval(top)}."
+    alike = rows[rows["verdict"] == top["verdict"]]
+    often = f" in {len(alike)} of {len(rows)} comparisons, most" if len(alike) > 1 else ""
+    where = f"{word} than scratch{often} at {ratio_label(top['label_ratio'])} labels"
+    if len(shown): return f"is {where}: {_interval(top)}{_others(len(rows) - len(shown))}"
+    return f"looks {where} and needs more seeds: {_interval(top)}"
+
+
+def _by_use(uses: pd.DataFrame) -> str:
+    "A sentence on consistency, alone and after pretraining."
+    alone = uses[uses["use"] == "consistency"]
+    both = uses[uses["use"].str.endswith(", then consistency")]
+    after = f"; with pretraining before it, it {_above_scratch(both)}" if len(both) else ""
+    return f"Consistency on images without labels while fine-tuning {_above_scratch(alone)}{after}."
 
 
 def verdict(
@@ -439,8 +453,8 @@ def verdict(
         alone = _alone(effects[effects["recipe"] == recipe])
         sentences.append(f"With the {recipe} recipe, {_in_general(rows)}{alone}.")
     sentences = [*sentences[:2], _by_domain(domain)] if len(domain) else sentences[:3]
-    alone = uses[uses["use"] == "consistency"] if uses is not None else []
-    return [*sentences, _by_use(alone)] if len(alone) else sentences
+    if uses is None or not (uses["use"] == "consistency").any(): return sentences
+    return [*sentences, _by_use(uses)]
 
 # %% ../nbs/14_report.ipynb #0498e83a
 def _first_and_last(study: dict, column: str) -> dict:  # encoder → (first, last), means over seeds

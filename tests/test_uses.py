@@ -71,10 +71,11 @@ def test_a_study_without_consistency_has_no_uses():
     assert not len(compare_uses(study, {("scratch", 0.4): ([0], np.ones((1, 9, 2)))}))
 
 
-def said(difference: float, noise: float, seeds: int) -> str:
-    "The verdict's sentence on consistency that is better than scratch by so much, made up."
+def said(difference: float, noise: float, seeds: int, **more: float) -> str:
+    "The verdict's sentence on consistency that is better than scratch by so much, made up; `more`: other arms' gains."
     rng = np.random.default_rng(0)
     level = {"scratch-augmented": 0.6, "scratch-agreeing": 0.6 + difference}
+    level |= {f"{encoder}-agreeing": 0.6 + gain for encoder, gain in more.items()}
     counts = {}
     for arm, iou in level.items():
         hits = (iou + rng.normal(0, noise, (seeds, 1)) + rng.normal(0, 0.02, (seeds, 200))).clip(0.01, 0.99) * 1000
@@ -96,6 +97,12 @@ def said(difference: float, noise: float, seeds: int) -> str:
 def test_what_a_verdict_says_of_consistency(monkeypatch, difference, noise, seeds, words):
     monkeypatch.setattr("simseg.report._cost", lambda *cell: (0.0, 0))
     assert re.search(words, said(difference, noise, seeds))
+
+
+def test_a_verdict_says_what_consistency_does_after_pretraining(monkeypatch):
+    monkeypatch.setattr("simseg.report._cost", lambda *cell: (0.0, 0))
+    after = r"shows no difference: .*; with pretraining before it, it is better than scratch at 40% labels: \+0\.1"
+    assert re.search(after, said(0.0, 0.002, 3, animals=0.1))
 
 
 def test_encoders_that_saw_as_many_images_are_compared(workplace):

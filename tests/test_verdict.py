@@ -66,16 +66,22 @@ def test_a_verdict_never_says_more_than_the_intervals(kind):
     assert 1 <= len(sentences) <= 3
     for sentence in sentences:
         assert sentence.endswith(".") and "nan" not in sentence
-        for word, figure in re.findall(r"is (better|worse) (?:than \w+ )?at \d+% labels[:,] ([+-]\d\.\d+)", sentence):
+        named = r"(better|worse) (?:than \w+ |in \d of \d comparisons, most on \w+ )?at \d+% labels[:,] ([+-]\d\.\d+)"
+        for word, figure in re.findall(rf"(?<!looks ){named}", sentence):
             row = comparisons.iloc[(comparisons["difference"] - float(figure)).abs().argmin()]
             sides = {side_of_zero((row[f"{of}_low"], row[f"{of}_high"])) for of in ("images", "seeds")}
             assert sides == {1 if row["difference"] > 0 else -1}, sentence
+            assert (word == "better") == (float(figure) > 0), sentence
+        for word, n, of in re.findall(r"(better|worse) in (\d) of (\d)", sentence):
+            against = comparisons[(comparisons["second"] == "scratch") & (comparisons["recipe"] == sentence.split()[2])]
+            assert (against["verdict"] == {"better": "gain", "worse": "loss"}[word]).sum() == int(n), sentence
+            assert len(against) == int(of), sentence
 
 
 @pytest.mark.parametrize("kind, said", [
-    ("all better", r"base recipe, pretraining on \w+ is better at \d+% labels: \+0\.1\d+ IoU \(95 %: .*3 seeds"),
-    ("all worse", r"pretraining on \w+ is worse at \d+% labels: -0\.1"),
-    ("one of each", r"is better at .*, and pretraining on dogs is worse"),
+    ("all better", r"base recipe, pretraining is better in 4 of 4 comparisons, most on \w+ at \d+% labels: \+0\.1\d+ IoU \(95 %"),
+    ("all worse", r"pretraining is worse in 4 of 4 comparisons, most on \w+ at \d+% labels: -0\.1"),
+    ("one of each", r"is better in 2 of 4 .*, and pretraining is worse in 2 of 4 comparisons, most on dogs"),
     ("one of each", r"What the unlabelled images show matters: cats is better than dogs"),
     ("none", r"With the base recipe, no difference is shown; the largest of 4 is"),
     ("one seed", r"looks better at \d+% labels and needs more seeds: .*one seed"),
