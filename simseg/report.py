@@ -436,7 +436,7 @@ def _by_use(uses: pd.DataFrame) -> str:
     after = f"; with pretraining before it, it {_above_scratch(both)}" if len(both) else ""
     return f"Consistency on images without labels while fine-tuning {_above_scratch(alone)}{after}."
 
-
+# %% ../nbs/14_report.ipynb #22fe0bb1
 def verdict(
     study: dict,
     results: pd.DataFrame,  # as `collect_results` gives
