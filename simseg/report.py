@@ -330,7 +330,7 @@ def _clearest(rows: pd.DataFrame) -> dict:
     "Of several differences, the one that is farthest from nothing."
     return rows.loc[rows["difference"].abs().idxmax()].to_dict()
 
-
+# %% ../nbs/14_report.ipynb #82e6fc61
 def _where(rows: pd.DataFrame, of: pd.DataFrame) -> str:
     "Where pretraining is better, or where it is worse: once in full, and how often."
     top = _clearest(rows)
