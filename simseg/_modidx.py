@@ -406,6 +406,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                'simseg.report._interval': ('report.html#_interval', 'simseg/report.py'),
                                'simseg.report._is_drawn': ('report.html#_is_drawn', 'simseg/report.py'),
                                'simseg.report._learnt_no_classes': ('report.html#_learnt_no_classes', 'simseg/report.py'),
+                               'simseg.report._may_be_chance': ('report.html#_may_be_chance', 'simseg/report.py'),
                                'simseg.report._name_use': ('report.html#_name_use', 'simseg/report.py'),
                                'simseg.report._others': ('report.html#_others', 'simseg/report.py'),
                                'simseg.report._questions': ('report.html#_questions', 'simseg/report.py'),

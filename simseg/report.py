@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import binom
 
 from .core import (make_accelerator, read_json, read_yaml, repo_root, resolve_path, write_atomic, write_csv,
                          write_yaml)
@@ -341,11 +342,17 @@ def _where(rows: pd.DataFrame, of: pd.DataFrame) -> str:
     return f"pretraining is {word} in {len(rows)} of {len(of)} comparisons, most{on} {at}"
 
 
-def _others(rest: int) -> str:
-    "What is to be said of the comparisons that show nothing."
-    if rest == 0: return ""
-    if rest == 1: return "; the other comparison shows no difference or needs more seeds"
-    return f"; the other {rest} comparisons show no difference or need more seeds"
+def _may_be_chance(n: int, of: int) -> bool:
+    "Whether so many of several 95 % intervals leave out zero in more than one of twenty studies that find nothing."
+    return of > 1 and binom.sf(n - 1, of, 0.05) > 0.05
+
+
+def _others(n: int, of: int) -> str:
+    "What is to be said where so many comparisons show something."
+    chance = f"; so few of {of} may be chance" if _may_be_chance(n, of) else ""
+    if n == of: return chance
+    if n == of - 1: return f"{chance}; the other comparison shows no difference or needs more seeds"
+    return f"{chance}; the other {of - n} comparisons show no difference or need more seeds"
 
 
 def _in_general(rows: pd.DataFrame) -> str:
@@ -353,7 +360,7 @@ def _in_general(rows: pd.DataFrame) -> str:
     shown = rows[rows["verdict"].isin(["gain", "loss"])]
     if len(shown):
         parts = [_where(part, rows) for _, part in shown.groupby("verdict")]
-        return ", and ".join(parts) + _others(len(rows) - len(shown))
+        return ", and ".join(parts) + _others(len(shown), len(rows))
     hinted = rows[rows["verdict"] == "one seed"]
     if not len(hinted):
         largest = f"; the largest of {len(rows)} is" if len(rows) > 1 else ":"
@@ -406,11 +413,11 @@ def _by_domain(rows: pd.DataFrame) -> str:
     top = _clearest(shown if len(shown) else hinted)
     if top["difference"] < 0: top = _turned(top)
     pair = f"{top['first']} {'is' if len(shown) else 'looks'} better than {top['second']}"
-    where = f"at {ratio_label(top['label_ratio'])} labels"
-    if len(shown):
-        others = _others(len(rows) - len(shown))
-        return f"What the unlabelled images show matters: {pair} {where}, {_interval(top)}{others}."
-    return f"Whether it matters what the unlabelled images show needs more seeds: {pair} {where}, {_interval(top)}."
+    at = f"at {ratio_label(top['label_ratio'])} labels, {_interval(top)}"
+    told = f"with the {top['recipe']} recipe, {pair} {at}"
+    if not len(shown): return f"Whether it matters what the unlabelled images show needs more seeds: {told}."
+    matters = "may matter" if _may_be_chance(len(shown), len(rows)) else "matters"
+    return f"What the unlabelled images show {matters}: {told}{_others(len(shown), len(rows))}."
 
 # %% ../nbs/14_report.ipynb #9b5df929
 def _above_scratch(rows: pd.DataFrame) -> str:
@@ -425,7 +432,7 @@ def _above_scratch(rows: pd.DataFrame) -> str:
     alike = rows[rows["verdict"] == top["verdict"]]
     often = f" in {len(alike)} of {len(rows)} comparisons, most" if len(alike) > 1 else ""
     where = f"{word} than scratch{often} at {ratio_label(top['label_ratio'])} labels"
-    if len(shown): return f"is {where}: {_interval(top)}{_others(len(rows) - len(shown))}"
+    if len(shown): return f"is {where}: {_interval(top)}{_others(len(shown), len(rows))}"
     return f"looks {where} and needs more seeds: {_interval(top)}"
 
 
