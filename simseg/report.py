@@ -349,7 +349,7 @@ def _may_be_chance(n: int, of: int) -> bool:
 
 def _others(n: int, of: int) -> str:
     "What is to be said where so many comparisons show something."
-    chance = f"; so few of {of} may be chance" if _may_be_chance(n, of) else ""
+    chance = f"; among {of} comparisons, so few may be chance" if _may_be_chance(n, of) else ""
     if n == of: return chance
     if n == of - 1: return f"{chance}; the other comparison shows no difference or needs more seeds"
     return f"{chance}; the other {of - n} comparisons show no difference or need more seeds"
@@ -429,7 +429,7 @@ def _above_scratch(rows: pd.DataFrame) -> str:
         return f"shows no difference{largest} {_interval(_clearest(rows))}"
     top = _clearest(shown if len(shown) else hinted)
     word = "better" if top["difference"] > 0 else "worse"
-    alike = rows[rows["verdict"] == top["verdict"]]
+    alike = rows[(rows["verdict"] == top["verdict"]) & (rows["difference"] * top["difference"] > 0)]
     often = f" in {len(alike)} of {len(rows)} comparisons, most" if len(alike) > 1 else ""
     where = f"{word} than scratch{often} at {ratio_label(top['label_ratio'])} labels"
     if len(shown): return f"is {where}: {_interval(top)}{_others(len(shown), len(rows))}"

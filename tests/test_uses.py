@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from simseg.core import read_json, read_yaml, write_json, write_yaml
 from simseg.evaluation import run_evaluation
-from simseg.report import compare_arms, compare_uses, encoder_pairs, record_study, uses_table, verdict
+from simseg.report import _above_scratch, compare_arms, compare_uses, encoder_pairs, record_study, uses_table, verdict
 from simseg.simclr import run_simclr
 from simseg.statistics import compare
 from simseg.study import (check_study, collect_counts, collect_results, evaluation_params, pretrainings, run_dir,
@@ -103,6 +103,13 @@ def test_a_verdict_says_what_consistency_does_after_pretraining(monkeypatch):
     monkeypatch.setattr("simseg.report._cost", lambda *cell: (0.0, 0))
     after = r"shows no difference: .*; with pretraining before it, it is better than scratch at 40% labels: \+0\.1"
     assert re.search(after, said(0.0, 0.002, 3, animals=0.1))
+
+
+def test_single_seeds_that_differ_are_not_counted_together():
+    rows = pd.DataFrame({"label_ratio": [0.4, 0.2], "difference": [0.02, -0.01], "images_low": [0.01, -0.02],
+                         "images_high": [0.03, -0.001], "seeds_low": np.nan, "seeds_high": np.nan, "n_seeds": 1,
+                         "verdict": "one seed"})
+    assert _above_scratch(rows).startswith("looks better than scratch at 40% labels and needs more seeds: +0.020")
 
 
 def test_encoders_that_saw_as_many_images_are_compared(workplace):

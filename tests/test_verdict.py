@@ -86,7 +86,7 @@ def test_a_verdict_never_says_more_than_the_intervals(kind):
     ("all worse", r"pretraining is worse in 4 of 4 comparisons, most on \w+ at \d+% labels: -0\.1"),
     ("one of each", r"is better in 2 of 4 .*, and pretraining is worse in 2 of 4 comparisons, most on dogs"),
     ("one of each", r"What the unlabelled images show matters: with the \w+ recipe, cats is better than dogs"),
-    ("one alone", r"on cats is better at 20% labels: .*; so few of 4 may be chance"),
+    ("one alone", r"on cats is better at 20% labels: .*; among 4 comparisons, so few may be chance"),
     ("one alone", r"images show may matter: with the base recipe, cats is better than dogs at 20% labels"),
     ("all better", r"in 4 of 4 comparisons, most on \w+ at \d+% labels: [^;]*3 seeds\)\."),
     ("none", r"With the base recipe, no difference is shown; the largest of 4 is"),
