@@ -644,9 +644,10 @@ def print_results(
     results = collect_results(study)
     for line in holes(study, results): print(line)
     if not len(results): return
-    made = resolve_path(f"outputs/{study['name']}") / "comparisons.csv"
-    if made.is_file():
-        print(*verdict(study, results, pd.read_csv(made)), sep="\n")
+    made = {name: resolve_path(f"outputs/{study['name']}") / f"{name}.csv" for name in ("comparisons", "uses")}
+    read = {name: pd.read_csv(file) for name, file in made.items() if file.is_file()}
+    if "comparisons" in read:
+        print(*verdict(study, results, **read), sep="\n")
         print(*[f"- {warning}" for warning in warnings_of(study, results, collect_validation(study))], "", sep="\n")
     title = f"Test IoU on {results['n_images'].iloc[0]} images, by encoder and share of images labelled"
     print(f"{title}{seeds_note(results)}\n\n{results_table(results).to_string()}\n")

@@ -66,7 +66,8 @@ def seed_interval(
 ) -> tuple[float, float]:  # low, high; NaN with one seed
     "The 95 % interval of the mean, by Student's t."
     if len(values) < 2: return np.nan, np.nan
-    low, high = stats.t.interval(CONFIDENCE, len(values) - 1, np.mean(values), stats.sem(values))
+    quantiles = stats.t.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], len(values) - 1)
+    low, high = np.mean(values) + quantiles * stats.sem(values)
     return float(low), float(high)
 
 # %% ../nbs/12_statistics.ipynb #f6233d8e

@@ -13,10 +13,6 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes minutes; `make test-slow` runs it, `make test` does not")
-
-
 def small(stage: str, out_dir: Path, **changed) -> dict:
     "Parameters of a run that takes a second or two, on the CPU."
     params = parameter_defaults(stage)

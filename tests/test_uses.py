@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from simseg.core import read_json, read_yaml, write_json, write_yaml
+from simseg.core import read_json, read_yaml, write_csv, write_json, write_yaml
 from simseg.evaluation import run_evaluation
-from simseg.report import _above_scratch, compare_arms, compare_uses, encoder_pairs, record_study, uses_table, verdict
+from simseg.report import (_above_scratch, compare_arms, compare_uses, encoder_pairs, print_results, record_study,
+                           uses_table, verdict)
 from simseg.simclr import run_simclr
 from simseg.statistics import compare
 from simseg.study import (check_study, collect_counts, collect_results, evaluation_params, pretrainings, run_dir,
@@ -38,7 +39,7 @@ def run(workplace):
     return study
 
 
-def test_each_use_is_compared_with_scratch_and_counted(run, workplace, tmp_path):
+def test_each_use_is_compared_with_scratch_and_counted(run, workplace, tmp_path, capsys):
     "Under the twin recipe; the control is no use; and what is kept gives the same differences again."
     counts = collect_counts(run)
     uses = compare_uses(run, counts).set_index("use")
@@ -63,7 +64,12 @@ def test_each_use_is_compared_with_scratch_and_counted(run, workplace, tmp_path)
     runs = read_yaml(folder / "runs.yaml")
     assert runs["unet/scratch-agreeing/ratio0.4/seed0"]["consistency"] == 1.0
     assert all("commit" in params["ran_on"] and params["minutes"] >= 0 for params in runs.values())
-    assert verdict(run, collect_results(run), ours, compare_uses(run, counts))[-1].startswith("Consistency")
+    sentences = verdict(run, collect_results(run), ours, compare_uses(run, counts))
+    assert sentences[-1].startswith("Consistency")
+    for name, table in {"comparisons": ours, "uses": uses.reset_index()}.items():
+        write_csv(workplace / "outputs" / "uses" / f"{name}.csv", table)
+    print_results(run)
+    assert capsys.readouterr().out.splitlines()[:len(sentences)] == sentences
 
 
 def test_a_study_without_consistency_has_no_uses():
