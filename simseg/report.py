@@ -570,10 +570,10 @@ def results_table(
     results: pd.DataFrame,  # as `collect_results` gives
     metric: str = "iou",
 ) -> pd.DataFrame:  # arms × label ratios, text
-    "The mean over seeds, ± half of its 95 % interval where there are several."
+    "The mean over seeds, ± half of its 95 % interval where there are several; the most labels first."
     arms = [arm_label(*row) for row in zip(results["encoder"], results["recipe"])]
     cells = results.assign(arm=arms).groupby(["arm", "label_ratio"], sort=False)[metric]
-    table = cells.apply(mean_and_half).unstack(sort=False)
+    table = cells.apply(mean_and_half).unstack(sort=False).sort_index(axis=1, ascending=False)
     table = table.rename(columns=ratio_label, index=str)
     return table.rename_axis(index=None, columns=None).fillna("–")
 
