@@ -392,6 +392,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                'simseg.report._alone': ('report.html#_alone', 'simseg/report.py'),
                                'simseg.report._answer': ('report.html#_answer', 'simseg/report.py'),
                                'simseg.report._as_long': ('report.html#_as_long', 'simseg/report.py'),
+                               'simseg.report._at_shared_seeds': ('report.html#_at_shared_seeds', 'simseg/report.py'),
                                'simseg.report._bound': ('report.html#_bound', 'simseg/report.py'),
                                'simseg.report._by_domain': ('report.html#_by_domain', 'simseg/report.py'),
                                'simseg.report._by_use': ('report.html#_by_use', 'simseg/report.py'),

@@ -87,17 +87,24 @@ COMPARISON_COLUMNS = ["recipe", "label_ratio", "first", "second", "difference", 
                       "seeds_low", "seeds_high", "n_seeds", "verdict"]
 
 
+def _at_shared_seeds(
+    one: tuple,  # seeds, and counts (S, N, 2)
+    other: tuple,  # the same of another arm
+) -> tuple[np.ndarray, np.ndarray]:  # (T, N, 2) each
+    "The counts of two arms, at the seeds that both have."
+    seeds, counts = one
+    other_seeds, other_counts = other
+    shared = sorted(set(seeds) & set(other_seeds))
+    return counts[[seeds.index(seed) for seed in shared]], other_counts[[other_seeds.index(seed) for seed in shared]]
+
+
 def _compare_cells(
     one: tuple,  # seeds, and counts (S, N, 2)
     other: tuple,  # the same of another arm
 ) -> list:  # `COMPARISON_COLUMNS` from the difference on; empty where they share no seed
     "The paired difference of two arms, at the seeds that both have."
-    seeds, counts = one
-    other_seeds, other_counts = other
-    shared = sorted(set(seeds) & set(other_seeds))
-    if not shared: return []
-    first = counts[[seeds.index(seed) for seed in shared]]
-    second = other_counts[[other_seeds.index(seed) for seed in shared]]
+    first, second = _at_shared_seeds(one, other)
+    if not len(first): return []
     found = compare(first, second)
     return [found.value, *found.images, *found.seeds, found.n_seeds, found.verdict]
 
@@ -132,12 +139,14 @@ def compare_labels(
 ) -> pd.DataFrame:  # encoder, recipe, label_ratio, equal_ratio, its interval, and the ratios that scratch was run at
     "What each pretrained encoder is worth in labels, recipe by recipe, where scratch was run at two ratios at least."
     rows = []
-    for (arm, ratio), (_, ours) in counts.items():
+    for arm, ratio in counts:
         encoder, recipe = split_arm(arm)
         if encoder_kind(study, encoder) in ("scratch", "control"): continue
         scratch = _scratch_counts(counts, recipe)
         if len(scratch) < 2 or ratio not in scratch or ratio == max(scratch): continue
-        found = labels_saved(scratch, ratio, ours)
+        ours, theirs = _at_shared_seeds(counts[arm, ratio], counts[arm_name("scratch", recipe), ratio])
+        if not len(ours): continue
+        found = labels_saved({**scratch, ratio: theirs}, ratio, ours)
         rows.append([encoder, recipe, ratio, found.equal, *found.images, *found.bounds])
     return pd.DataFrame(rows, columns=LABEL_COLUMNS)
 
