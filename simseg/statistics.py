@@ -66,6 +66,7 @@ def seed_interval(
 ) -> tuple[float, float]:  # low, high; NaN with one seed
     "The 95 % interval of the mean, by Student's t."
     if len(values) < 2: return np.nan, np.nan
+    # stats.t.interval is NaN where the seeds agree to the last digit
     quantiles = stats.t.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], len(values) - 1)
     low, high = np.mean(values) + quantiles * stats.sem(values)
     return float(low), float(high)

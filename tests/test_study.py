@@ -191,8 +191,10 @@ def test_what_failed_leaves_a_hole_with_its_sentence(finished_study):
     assert len(pd.read_csv(out / "results.csv")) == 1
     assert "failed: simclr bad seed 0" in (out / "report.html").read_text(encoding="utf-8")
     shutil.copy(images / "images" / "3.png", photos)
+    (out / "uses.csv").touch()  # as a study leaves it that had consistency before its file was changed
     code, said = snakemake("--configfile", file)
     assert code == 0, said[-3000:]
+    assert not (out / "uses.csv").exists()
     assert len(pd.read_csv(out / "results.csv")) == 2
 
 
