@@ -33,10 +33,10 @@ from .masks import class_names, make_targets
 from .run import read_state
 from .statistics import Saving, compare, labels_saved, seed_interval
 from .study import (BASE, arm_label, arm_name, collect_counts, collect_histories, collect_params,
-                          collect_results, collect_validation, evaluated_cells, evaluation_params, left_out,
-                          pretrainings, ratio_label, read_history, read_study, ready_encoder, run_dir, run_minutes,
-                          runs_of_cell, simclr_params, split_arm, study_cells, study_data, study_progress, unet_params,
-                          unlabelled_seen)
+                          collect_results, collect_validation, counted_runs, evaluated_cells, evaluation_params,
+                          left_out, pretrainings, ratio_label, read_history, read_study, ready_encoder, run_dir,
+                          run_minutes, runs_of_cell, simclr_params, split_arm, study_cells, study_data,
+                          study_progress, unet_params, unlabelled_seen)
 from .transfer import UNTRAINED
 from .unet import load_model
 
@@ -701,10 +701,11 @@ def describe_images(
 
 # %% ../nbs/14_report.ipynb #9a222e0e
 def _what_ran(study: dict) -> pd.DataFrame:  # a row a run: when, and what its params.yaml says it ran on
-    "The fine-tuning runs of the cells that count."
+    "The runs that the results rest on: pretraining, fine-tuning and evaluation."
     rows = []
-    for cell in evaluated_cells(study):
-        folder = resolve_path(unet_params(study, *cell)["out_dir"])
+    for run in counted_runs(study):
+        folder = resolve_path(run_dir(study, *run))
+        if not (folder / "params.yaml").is_file(): continue  # a pretraining whose folder was removed since
         rows.append({**read_yaml(folder / "params.yaml")["ran_on"], "when": read_state(folder).get("when", "")})
     return pd.DataFrame(rows)
 
