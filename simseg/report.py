@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['OF_IMAGES', 'COMPARISON_COLUMNS', 'LABEL_COLUMNS', 'USE_COLUMNS', 'VERDICTS', 'WORDS', 'PRETRAINING_LABELS',
            'LINE_STYLES', 'OVER_CLASSES', 'study_file', 'encoder_kind', 'encoder_pairs', 'compare_arms',
-           'compare_labels', 'compare_uses', 'uses_table', 'tally', 'describe_saving', 'answers', 'recipe_effects',
-           'verdict', 'warnings_of', 'verdict_box', 'next_steps', 'mean_and_half', 'results_table', 'seeds_note',
-           'last_epoch_best', 'published_results', 'compare_with_published', 'holes', 'print_results', 'report_title',
-           'describe_images', 'minutes_trained', 'describe_runs', 'folded', 'draw_pretraining', 'plot_pretraining',
-           'recipe_styles', 'draw_finetuning', 'plot_finetuning', 'draw_ratios', 'plot_ratios', 'draw_differences',
-           'plot_differences', 'predicted_masks', 'show_predictions', 'record_study', 'reference_table',
-           'read_reference', 'class_table', 'confusion_matrix', 'plot_confusion', 'write_report_html']
+           'compare_labels', 'compare_uses', 'uses_table', 'tally', 'describe_saving', 'answers', 'describe_others',
+           'recipe_effects', 'verdict', 'warnings_of', 'verdict_box', 'next_steps', 'mean_and_half', 'results_table',
+           'seeds_note', 'last_epoch_best', 'published_results', 'compare_with_published', 'holes', 'print_results',
+           'report_title', 'describe_images', 'minutes_trained', 'describe_runs', 'folded', 'draw_pretraining',
+           'plot_pretraining', 'recipe_styles', 'draw_finetuning', 'plot_finetuning', 'draw_ratios', 'plot_ratios',
+           'draw_differences', 'plot_differences', 'predicted_masks', 'show_predictions', 'record_study',
+           'reference_table', 'read_reference', 'class_table', 'confusion_matrix', 'plot_confusion',
+           'write_report_html']
 
 # %% ../nbs/14_report.ipynb #421f3131
 from html import escape
@@ -269,13 +270,17 @@ def _describe_interval(saving: Saving) -> str:
     return f"{_share(low)} to {_share(high)}"
 
 
+def _scratch_with(saving: Saving) -> str:
+    "Scratch with the labels that it takes to do as well."
+    equal = f"{_bound(saving.equal, saving)}{_share(saving.equal)}"
+    return f"scratch with {equal} (95 % over test images: {_describe_interval(saving)})"
+
+
 def describe_saving(
     saving: Saving,  # as `labels_saved` gives
 ) -> str:
     "Labels saved, in words that go on after an encoder's name."
-    equal = f"{_bound(saving.equal, saving)}{_share(saving.equal)}"
-    words = f"with {ratio_label(saving.ratio)} labelled does as well as scratch with {equal}"
-    return f"{words} (95 % over test images: {_describe_interval(saving)})"
+    return f"with {ratio_label(saving.ratio)} labelled does as well as {_scratch_with(saving)}"
 
 # %% ../nbs/14_report.ipynb #2966c0f4
 def _questions(study: dict, comparisons: pd.DataFrame) -> dict:  # question → the comparisons that answer it
@@ -297,12 +302,16 @@ def _answer(comparisons: pd.DataFrame) -> str:
     return f"every figure is that of scratch to the last digit ({len(comparisons)} compared)"
 
 # %% ../nbs/14_report.ipynb #a840d2aa
-def _where_gains_hold(labels: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
-    "Labels saved are worth naming where the gain that they stand for holds."
+def _savings(labels: pd.DataFrame, comparisons: pd.DataFrame) -> dict:  # (encoder, recipe, label ratio) → Saving
+    "Labels saved: worth naming where the gain that they stand for holds."
     gains = comparisons[(comparisons["second"] == "scratch") & (comparisons["verdict"] == "gain")]
     hold = set(gains[["first", "recipe", "label_ratio"]].itertuples(index=False, name=None))
-    rows = labels[["encoder", "recipe", "label_ratio"]].itertuples(index=False, name=None)
-    return labels[[row in hold for row in rows]]
+    savings = {}
+    for row in labels.itertuples():
+        cell = (row.encoder, row.recipe, row.label_ratio)
+        if cell not in hold: continue
+        savings[cell] = Saving(row.label_ratio, row.equal_ratio, (row.low, row.high), (row.lowest, row.highest))
+    return savings
 
 
 def answers(
@@ -317,11 +326,10 @@ def answers(
         lines += [f"**{question}**", ""]
         lines += [f"- {recipe} recipe: {_answer(part)}." for recipe, part in rows.groupby("recipe", sort=False)]
         lines.append("")
-    saved = _where_gains_hold(labels, comparisons)
-    if len(saved): lines += ["**How many labels does it save?**", ""]
-    for row in saved.itertuples():
-        saving = Saving(row.label_ratio, row.equal_ratio, (row.low, row.high), (row.lowest, row.highest))
-        lines.append(f"- {arm_label(row.encoder, row.recipe)} {describe_saving(saving)}")
+    savings = _savings(labels, comparisons)
+    if savings: lines += ["**How many labels does it save?**", ""]
+    for (encoder, recipe, _), saving in savings.items():
+        lines.append(f"- {arm_label(encoder, recipe)} {describe_saving(saving)}")
     return "\n".join(lines)
 
 # %% ../nbs/14_report.ipynb #23e9dbe3
@@ -341,11 +349,13 @@ def _clearest(rows: pd.DataFrame) -> dict:
     return rows.loc[rows["difference"].abs().idxmax()].to_dict()
 
 # %% ../nbs/14_report.ipynb #82e6fc61
-def _where(rows: pd.DataFrame, of: pd.DataFrame) -> str:
+def _where(rows: pd.DataFrame, of: pd.DataFrame, savings: dict) -> str:
     "Where pretraining is better, or where it is worse: once in full, and how often."
     top = _clearest(rows)
     on = f" on {top['first']}" if of["first"].nunique() > 1 else ""
-    at = f"at {ratio_label(top['label_ratio'])} labels: {_interval(top)}"
+    saving = savings.get((top["first"], top["recipe"], top["label_ratio"]))
+    worth = f", as good as {_scratch_with(saving)}" if saving else ""
+    at = f"at {ratio_label(top['label_ratio'])} labels: {_interval(top)}{worth}"
     word = WORDS[top["verdict"]]
     if len(rows) == 1: return f"pretraining{on} is {word} {at}"
     return f"pretraining is {word} in {len(rows)} of {len(of)} comparisons, most{on} {at}"
@@ -356,20 +366,23 @@ def _may_be_chance(n: int, of: int) -> bool:
     return of > 1 and binom.sf(n - 1, of, 0.05) > 0.05
 
 
-def _others(n: int, of: int) -> str:
-    "What is to be said where so many comparisons show something."
+def describe_others(
+    n: int,  # that show something
+    of: int,
+) -> str:
+    "What goes on after the largest of several comparisons: whether so few may be chance, and what the others show."
     chance = f"; among {of} comparisons, so few may be chance" if _may_be_chance(n, of) else ""
     if n == of: return chance
     if n == of - 1: return f"{chance}; the other comparison shows no difference or needs more seeds"
     return f"{chance}; the other {of - n} comparisons show no difference or need more seeds"
 
 
-def _in_general(rows: pd.DataFrame) -> str:
+def _in_general(rows: pd.DataFrame, savings: dict) -> str:  # savings: as `_savings` gives
     "A sentence on every comparison of pretrained encoders with scratch, within a recipe."
     shown = rows[rows["verdict"].isin(["gain", "loss"])]
     if len(shown):
-        parts = [_where(part, rows) for _, part in shown.groupby("verdict")]
-        return ", and ".join(parts) + _others(len(shown), len(rows))
+        parts = [_where(part, rows, savings) for _, part in shown.groupby("verdict")]
+        return ", and ".join(parts) + describe_others(len(shown), len(rows))
     hinted = rows[rows["verdict"] == "one seed"]
     if not len(hinted):
         largest = f"; the largest of {len(rows)} is" if len(rows) > 1 else ":"
@@ -426,7 +439,7 @@ def _by_domain(rows: pd.DataFrame) -> str:
     told = f"with the {top['recipe']} recipe, {pair} {at}"
     if not len(shown): return f"Whether it matters what the unlabelled images show needs more seeds: {told}."
     matters = "may matter" if _may_be_chance(len(shown), len(rows)) else "matters"
-    return f"What the unlabelled images show {matters}: {told}{_others(len(shown), len(rows))}."
+    return f"What the unlabelled images show {matters}: {told}{describe_others(len(shown), len(rows))}."
 
 # %% ../nbs/14_report.ipynb #9b5df929
 def _above_scratch(rows: pd.DataFrame) -> str:
@@ -441,7 +454,7 @@ def _above_scratch(rows: pd.DataFrame) -> str:
     alike = rows[(rows["verdict"] == top["verdict"]) & (rows["difference"] * top["difference"] > 0)]
     often = f" in {len(alike)} of {len(rows)} comparisons, most" if len(alike) > 1 else ""
     where = f"{word} than scratch{often} at {ratio_label(top['label_ratio'])} labels"
-    if len(shown): return f"is {where}: {_interval(top)}{_others(len(shown), len(rows))}"
+    if len(shown): return f"is {where}: {_interval(top)}{describe_others(len(shown), len(rows))}"
     return f"looks {where} and needs more seeds: {_interval(top)}"
 
 
@@ -458,8 +471,10 @@ def verdict(
     results: pd.DataFrame,  # as `collect_results` gives
     comparisons: pd.DataFrame,  # as `compare_arms` gives
     uses: pd.DataFrame | None = None,  # as `compare_uses` gives
+    labels: pd.DataFrame | None = None,  # as `compare_labels` gives
 ) -> list[str]:  # four sentences at most
     "What a study has found, for somebody who reads nothing else."
+    savings = {} if labels is None else _savings(labels, comparisons)
     questions = _questions(study, comparisons)
     against, domain = list(questions.values())[:2]
     if not len(against): return ["Nothing can be said yet: no pretrained encoder stands beside scratch."]
@@ -467,7 +482,7 @@ def verdict(
     sentences = []
     for recipe, rows in against.groupby("recipe", sort=False):
         alone = _alone(effects[effects["recipe"] == recipe])
-        sentences.append(f"With the {recipe} recipe, {_in_general(rows)}{alone}.")
+        sentences.append(f"With the {recipe} recipe, {_in_general(rows, savings)}{alone}.")
     sentences = [*sentences[:2], _by_domain(domain)] if len(domain) else sentences[:3]
     if uses is None or not (uses["use"] == "consistency").any(): return sentences
     return [*sentences, _by_use(uses)]
@@ -653,7 +668,7 @@ def print_results(
     results = collect_results(study)
     for line in holes(study, results): print(line)
     if not len(results): return
-    made = {name: resolve_path(f"outputs/{study['name']}") / f"{name}.csv" for name in ("comparisons", "uses")}
+    made = {name: resolve_path(f"outputs/{study['name']}") / f"{name}.csv" for name in ("comparisons", "uses", "labels")}
     read = {name: pd.read_csv(file) for name, file in made.items() if file.is_file()}
     if "comparisons" in read:
         print(*verdict(study, results, **read), sep="\n")

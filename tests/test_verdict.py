@@ -105,3 +105,11 @@ def test_a_hole_is_no_comparison():
     study, results, comparisons = KINDS["none"]
     nothing = comparisons[comparisons["first"] == "nobody"]
     assert verdict(study, results, nothing) == ["Nothing can be said yet: no pretrained encoder stands beside scratch."]
+
+
+def test_a_gain_is_worth_labels_where_it_holds():
+    saved = {"recipe": BASE, "label_ratio": 0.2, "equal_ratio": 0.31, "low": 0.28, "high": 0.5, "lowest": 0.2, "highest": 0.5}
+    labels = pd.DataFrame([{"encoder": encoder, **saved} for encoder in ("dogs", "cats")])
+    worth = "3 seeds), as good as scratch with 31% (95 % over test images: 28% or more); among 4 comparisons"
+    assert worth in verdict(*KINDS["one alone"], labels=labels)[0]
+    assert "as good as" not in " ".join(verdict(*KINDS["none"], labels=labels))
