@@ -668,7 +668,8 @@ def print_results(
     results = collect_results(study)
     for line in holes(study, results): print(line)
     if not len(results): return
-    made = {name: resolve_path(f"outputs/{study['name']}") / f"{name}.csv" for name in ("comparisons", "uses", "labels")}
+    folder = resolve_path(f"outputs/{study['name']}")
+    made = {name: folder / f"{name}.csv" for name in ("comparisons", "uses", "labels")}
     read = {name: pd.read_csv(file) for name, file in made.items() if file.is_file()}
     if "comparisons" in read:
         print(*verdict(study, results, **read), sep="\n")
@@ -676,8 +677,7 @@ def print_results(
     title = f"Test IoU on {results['n_images'].iloc[0]} images, by encoder and share of images labelled"
     print(f"{title}{seeds_note(results)}\n\n{results_table(results).to_string()}\n")
     for name, file in {"Every metric: ": "results.csv", "Report:       ": "report.html"}.items():
-        path = resolve_path(f"outputs/{study['name']}") / file
-        if path.is_file(): print(f"{name}{path}")
+        if (folder / file).is_file(): print(f"{name}{folder / file}")
 
 # %% ../nbs/14_report.ipynb #b42f9f99
 def report_title(

@@ -101,5 +101,5 @@ def speed_verdict(
     "How much of the base recipe's lead is speed, and how much of it another recipe takes away."
     by_the_end = describe_lost(lost_over_epochs(study, histories, epochs))
     elsewhere = describe_lost(lost_to_recipe(study, results, recipe))
-    return (f"How much of pretraining's lead with the {BASE} recipe is speed: from epoch {epochs} to the end of training, "
-            f"{by_the_end}; under the {recipe} recipe, {elsewhere}.")
+    return (f"How much of pretraining's lead with the {BASE} recipe is speed: from epoch {epochs} to the end of "
+            f"training, {by_the_end}; under the {recipe} recipe, {elsewhere}.")
