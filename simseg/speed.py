@@ -61,8 +61,9 @@ def lost_over_epochs(
     recipe: str = BASE,
 ) -> pd.DataFrame:  # as `lost_leads` gives
     "What is lost of the leads after so many epochs by the end of training, in validation IoU."
-    reached = [leads(study, kept_iou(histories, end)).xs(recipe, level="recipe") for end in (epochs, None)]
-    return lost_leads(*reached)
+    early = leads(study, kept_iou(histories, epochs)).xs(recipe, level="recipe")
+    at_the_end = leads(study, kept_iou(histories)).xs(recipe, level="recipe")
+    return lost_leads(early, at_the_end)
 
 
 def lost_to_recipe(
