@@ -409,6 +409,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                'simseg.report._learnt_no_classes': ('report.html#_learnt_no_classes', 'simseg/report.py'),
                                'simseg.report._may_be_chance': ('report.html#_may_be_chance', 'simseg/report.py'),
                                'simseg.report._name_use': ('report.html#_name_use', 'simseg/report.py'),
+                               'simseg.report._of_several_seeds': ('report.html#_of_several_seeds', 'simseg/report.py'),
                                'simseg.report._questions': ('report.html#_questions', 'simseg/report.py'),
                                'simseg.report._reference': ('report.html#_reference', 'simseg/report.py'),
                                'simseg.report._savings': ('report.html#_savings', 'simseg/report.py'),

@@ -377,6 +377,12 @@ def describe_others(
     return f"{chance}; the other {of - n} comparisons show no difference or need more seeds"
 
 
+def _of_several_seeds(rows: pd.DataFrame) -> str:
+    "What is to be said beside one seed's hint where other comparisons have several seeds and show nothing."
+    n = (rows["n_seeds"] > 1).sum()
+    return f"; with several seeds, in {n} of {len(rows)} comparisons, no difference is shown" if n else ""
+
+
 def _in_general(rows: pd.DataFrame, savings: dict) -> str:  # savings: as `_savings` gives
     "A sentence on every comparison of pretrained encoders with scratch, within a recipe."
     shown = rows[rows["verdict"].isin(["gain", "loss"])]
@@ -390,7 +396,8 @@ def _in_general(rows: pd.DataFrame, savings: dict) -> str:  # savings: as `_savi
     top = _clearest(hinted)
     side = "better" if top["difference"] > 0 else "worse"
     where = f"at {ratio_label(top['label_ratio'])} labels"
-    return f"pretraining on {top['first']} looks {side} {where} and needs more seeds: {_interval(top)}"
+    hint = f"pretraining on {top['first']} looks {side} {where} and needs more seeds: {_interval(top)}"
+    return f"{hint}{_of_several_seeds(rows)}"
 
 # %% ../nbs/14_report.ipynb #b5f0564d
 def recipe_effects(
@@ -437,7 +444,9 @@ def _by_domain(rows: pd.DataFrame) -> str:
     pair = f"{top['first']} {'is' if len(shown) else 'looks'} better than {top['second']}"
     at = f"at {ratio_label(top['label_ratio'])} labels, {_interval(top)}"
     told = f"with the {top['recipe']} recipe, {pair} {at}"
-    if not len(shown): return f"Whether it matters what the unlabelled images show needs more seeds: {told}."
+    if not len(shown):
+        needs = "Whether it matters what the unlabelled images show needs more seeds"
+        return f"{needs}: {told}{_of_several_seeds(rows)}."
     matters = "may matter" if _may_be_chance(len(shown), len(rows)) else "matters"
     return f"What the unlabelled images show {matters}: {told}{describe_others(len(shown), len(rows))}."
 
@@ -455,7 +464,7 @@ def _above_scratch(rows: pd.DataFrame) -> str:
     often = f" in {len(alike)} of {len(rows)} comparisons, most" if len(alike) > 1 else ""
     where = f"{word} than scratch{often} at {ratio_label(top['label_ratio'])} labels"
     if len(shown): return f"is {where}: {_interval(top)}{describe_others(len(shown), len(rows))}"
-    return f"looks {where} and needs more seeds: {_interval(top)}"
+    return f"looks {where} and needs more seeds: {_interval(top)}{_of_several_seeds(rows)}"
 
 
 def _by_use(uses: pd.DataFrame) -> str:

@@ -114,3 +114,14 @@ def test_a_gain_is_worth_labels_where_it_holds():
     worth = "3 seeds), as good as scratch with 31% (95 % over test images: 28% or more); among 4 comparisons"
     assert worth in verdict(*KINDS["one alone"], labels=labels)[0]
     assert "as good as" not in " ".join(verdict(*KINDS["all worse"], labels=labels))
+
+
+def test_what_several_seeds_say_stands_beside_the_hint_of_one():
+    study, results, several = KINDS["noisy seeds"]
+    one = KINDS["one seed, cats alone"][2]
+    mixed = pd.concat([several[several["label_ratio"] == 0.2], one[one["label_ratio"] == 0.5]], ignore_index=True)
+    assert set(mixed["verdict"]) == {"open", "one seed"}
+    base, augmented, domain = verdict(study, results, mixed)
+    beside = r"more seeds: .*one seed\); with several seeds, in (\d) of \d comparisons, no difference is shown"
+    assert re.search(beside, base)[1] == re.search(beside, augmented)[1] == "2"  # cats and dogs, at 20 %
+    assert re.search(beside, domain)[1] == "2"  # in either recipe
