@@ -360,7 +360,7 @@ def _where(rows: pd.DataFrame, of: pd.DataFrame, savings: dict) -> str:
     if len(rows) == 1: return f"pretraining{on} is {word} {at}"
     return f"pretraining is {word} in {len(rows)} of {len(of)} comparisons, most{on} {at}"
 
-
+# %% ../nbs/14_report.ipynb #ca746c8b
 def _may_be_chance(n: int, of: int) -> bool:
     "Whether so many of several 95 % intervals leave out zero in more than one of twenty studies that find nothing."
     return of > 1 and binom.sf(n - 1, of, 0.05) > 0.05
@@ -382,7 +382,7 @@ def _of_several_seeds(rows: pd.DataFrame) -> str:
     n = (rows["n_seeds"] > 1).sum()
     return f"; with several seeds, in {n} of {len(rows)} comparisons, no difference is shown" if n else ""
 
-
+# %% ../nbs/14_report.ipynb #a243d588
 def _in_general(rows: pd.DataFrame, savings: dict) -> str:  # savings: as `_savings` gives
     "A sentence on every comparison of pretrained encoders with scratch, within a recipe."
     shown = rows[rows["verdict"].isin(["gain", "loss"])]
