@@ -79,11 +79,12 @@ def lost_to_recipe(
 def describe_lost(
     rows: pd.DataFrame,  # as `lost_leads` gives
 ) -> str:
-    "What is shown to be lost of several leads, as a clause."
+    "What is shown to be lost of leads that have several seeds, as a clause."
+    rows = rows[rows["n_seeds"] > 1]
     sides = pd.Series([side_of_zero(interval) for interval in zip(rows["low"], rows["high"])], rows.index)
     shown = rows[sides > 0]
     n = len(rows)
-    if not len(shown): return f"no loss of it is shown ({n} comparisons)" if n > 1 else "no loss of it is shown"
+    if not len(shown): return f"no loss of it is shown (comparisons of several seeds: {n})"
     top = shown.loc[shown["lost"].idxmax()]
     at = f"{top['encoder']} at {ratio_label(top['label_ratio'])} labels"
     becomes = f"{top['before']:+.3f} becomes {top['after']:+.3f} IoU"
