@@ -98,6 +98,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                              'simseg.core.check_tracker': ('core.html#check_tracker', 'simseg/core.py'),
                              'simseg.core.check_types': ('core.html#check_types', 'simseg/core.py'),
                              'simseg.core.compile_model': ('core.html#compile_model', 'simseg/core.py'),
+                             'simseg.core.cpu_capabilities': ('core.html#cpu_capabilities', 'simseg/core.py'),
                              'simseg.core.finite': ('core.html#finite', 'simseg/core.py'),
                              'simseg.core.generator_for': ('core.html#generator_for', 'simseg/core.py'),
                              'simseg.core.injected_names': ('core.html#injected_names', 'simseg/core.py'),

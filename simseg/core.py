@@ -6,8 +6,8 @@
 __all__ = ['PLAIN', 'COMPILE', 'COMPILE_FROM', 'repo_root', 'resolve_path', 'share', 'write_atomic', 'finite', 'write_json',
            'read_json', 'write_yaml', 'read_yaml', 'write_csv', 'check_free', 'parameter_defaults', 'injected_names',
            'check_known', 'check_types', 'read_parameters', 'check_choice', 'check_range', 'seed_for', 'generator_for',
-           'bf16_in_hardware', 'check_tracker', 'resolved_device', 'resolved_precision', 'make_accelerator',
-           'compile_model', 'progress']
+           'cpu_capabilities', 'bf16_in_hardware', 'check_tracker', 'resolved_device', 'resolved_precision',
+           'make_accelerator', 'compile_model', 'progress']
 
 # %% ../nbs/00_core.ipynb #eb438461
 import ast
@@ -225,12 +225,17 @@ def generator_for(seed: int, purpose: str, device="cpu") -> torch.Generator:
     return torch.Generator(device).manual_seed(seed_for(seed, purpose))
 
 # %% ../nbs/00_core.ipynb #bd6d861f
+def cpu_capabilities() -> dict:  # "cpu_name", and instruction sets by name, whether it has them
+    "What torch knows of the processor; empty in a torch that does not tell."
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+
+
 def bf16_in_hardware(
     device: str,  # "cpu" or "cuda"
 ) -> bool:
     "Whether bfloat16 is faster than float32 there."
     if device == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    capabilities = cpu_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16"))
 
 # %% ../nbs/00_core.ipynb #8cb99826

@@ -30,8 +30,8 @@ import yaml
 from filelock import FileLock, Timeout
 from torch.utils.serialization import config as save_options
 
-from .core import check_free, make_accelerator, read_json, read_yaml, repo_root, resolve_path, seed_for
-from .core import write_atomic, write_csv, write_json, write_yaml
+from .core import check_free, cpu_capabilities, make_accelerator, read_json, read_yaml, repo_root, resolve_path
+from .core import seed_for, write_atomic, write_csv, write_json, write_yaml
 
 # %% ../nbs/01_run.ipynb #fd277a06
 def _git(*arguments: str) -> str:  # what it printed; empty without git or a repository
@@ -52,10 +52,11 @@ def provenance(
     "Device and precision as resolved, seeds, versions, git commit and machine of this run."
     packages = ["torch", "torchvision", "segmentation-models-pytorch", "timm", "accelerate", "numpy"]
     device = accelerator.device.type
+    machine = [f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", cpu_capabilities().get("cpu_name")]
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "precision": "bf16" if accelerator.mixed_precision == "bf16" else "fp32",
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": ", ".join(filter(None, machine)),
         "threads": torch.get_num_threads(),
         "seeds": {purpose: seed_for(seed, purpose) for purpose in purposes},
         "commit": git_commit(),
