@@ -13,11 +13,12 @@ import sys
 import torch
 from common import finish, parse
 
+from simseg.compare import encoder_kind
 from simseg.core import resolve_path
-from simseg.report import encoder_kind
 from simseg.simclr import run_simclr
 from simseg.study import arm_name, read_study, simclr_params, split_arm, study_cells, unet_params
 from simseg.unet import run_unet
+
 
 def first_difference(control: dict, scratch: dict) -> str:
     "In what two states differ, bit for bit; empty where in nothing."

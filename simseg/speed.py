@@ -8,9 +8,10 @@ __all__ = ['CELL', 'leads', 'kept_iou', 'lost_leads', 'lost_over_epochs', 'lost_
 # %% ../nbs/14a_speed.ipynb #ff72944d
 import pandas as pd
 
-from .report import describe_others, encoder_kind
+from .compare import encoder_kind
 from .statistics import seed_interval, side_of_zero
 from .study import BASE, ratio_label, split_arm
+from .verdict import describe_others
 
 # %% ../nbs/14a_speed.ipynb #5c937ab2
 CELL = ["encoder", "recipe", "label_ratio", "seed"]

@@ -11,6 +11,7 @@ from PIL import Image
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from simseg.command import main
+from simseg.compare import compare_arms
 from simseg.core import read_json, write_json, write_yaml
 from simseg.data import _as_species, load_pairs, split_data
 from simseg.evaluation import run_evaluation
@@ -18,11 +19,12 @@ from simseg.explore import explore_predictions
 from simseg.masks import (BACKGROUND, BORDER, FOREGROUND, IGNORED, class_stats, count_batch, parse_classes,
                           summarise)
 from simseg.predict import predict, predict_files
-from simseg.report import class_table, compare_arms, confusion_matrix, verdict
+from simseg.report import class_table, confusion_matrix
 from simseg.simclr import run_simclr
 from simseg.study import (check_study, collect_counts, collect_images, collect_results, evaluation_params,
                           pretrainings, simclr_params, study_cells, unet_params)
 from simseg.unet import load_model, run_unet
+from simseg.verdict import verdict
 
 SIDE = 48
 ANIMALS = "cat=1 dog=2 ignore=255"

@@ -43,7 +43,8 @@ GROUPS = {
     "How to": ["tutorials/reading_a_report", "tutorials/gpu", "tutorials/cluster", "tutorials/adding", "predict", "command"],
     "Results": ["tutorials/findings", "tutorials/results", "latest_report"],
     "Stages": ["data", "augmentations", "simclr", "consistency", "unet", "evaluation", "study", "report"],
-    "Reference": ["api", "core", "run", "masks", "figures", "synthetic", "transfer", "statistics", "speed", "explore", "batch"],
+    "Reference": ["api", "core", "run", "masks", "figures", "synthetic", "transfer", "statistics", "compare", "verdict",
+                  "speed", "explore", "batch"],
 }
 
 
