@@ -3,7 +3,7 @@
 const asked = (new URLSearchParams(location.search).get("q") || "").toLowerCase();
 var Scorer = {
   score: ([page, title, anchor, description, score]) =>
-    score + (/^tutorials\/(?!findings|results)/.test(page) ? 40 : 0) + (page === "index" ? 10 : 0)
+    score + (/^tutorials\/(?!findings|results)/.test(page) ? 60 : 0) + (page === "index" ? 10 : 0)
     + (title.toLowerCase().includes(asked) ? 20 : 0),
   objNameMatch: 11,
   objPartialMatch: 6,
