@@ -39,12 +39,12 @@ def state_after_an_epoch(study: dict, arm: str, ratio: float, seed: int) -> dict
     return state
 
 
-def compared_cells(study: dict, args) -> list[dict]:
+def compared_cells(study: dict) -> list[dict]:
     "A row for each cell of the control."
     rows = []
     for arm, ratio, seed in study_cells(study):
         encoder, recipe = split_arm(arm)
-        if encoder_kind(study, encoder) != "control" or ratio not in args.label_ratios: continue
+        if encoder_kind(study, encoder) != "control": continue
         run_simclr(simclr_params(study, encoder, seed))
         control = state_after_an_epoch(study, arm, ratio, seed)
         scratch = state_after_an_epoch(study, arm_name("scratch", recipe), ratio, seed)
@@ -56,10 +56,10 @@ def compared_cells(study: dict, args) -> list[dict]:
 
 
 if __name__ == "__main__":
-    args = parse(__doc__, study="params/pets-long.yaml", data_root="", label_ratios=[0.8, 0.5, 0.2, 0.05, 0.01])
+    args = parse(__doc__, study="params/pets-long.yaml", data_root="")
     study = read_study(args.study)
     study |= {"name": f"{study['name']}-control", "data_root": args.data_root, "device": args.device}
-    rows = compared_cells(study, args)
+    rows = compared_cells(study)
     shutil.rmtree(resolve_path(f"outputs/{study['name']}"))
     finish("control", rows, args)
     sys.exit(any(row["difference"] != "none" for row in rows))

@@ -29,7 +29,6 @@ HELP = {
     "data_root": "as 09_unet's",
     "epochs": "of pretraining; two more of fine-tuning",
     "seeds": "a run each",
-    "label_ratios": "of the study's, those to look at",
     "other": "another checkout of simseg to compare with",
     "busy": "processes that compute all the while",
     "study": "a study file with evaluated models, for predictions and study",
