@@ -26,8 +26,9 @@ from simseg.core import resolved_precision
 from simseg.data import files_fingerprint
 from simseg.report import print_results
 from simseg.run import code_fingerprint
-from simseg.study import RESOURCES, check_not_taken, check_study, collect_results, evaluation_params, note_origin
-from simseg.study import ready_encoder, run_dir, run_resources, simclr_params, split_arm, study_cells, unet_params
+from simseg.study import RESOURCES, cells_to_run, check_files, check_not_taken, check_study, collect_results
+from simseg.study import evaluation_params, note_origin, pretraining_seed, ready_encoder, run_dir, run_resources
+from simseg.study import simclr_params, split_arm, unet_params
 from simseg.transfer import UNTRAINED, encoder_file
 
 # glibc keeps freed memory for the next step instead of giving it back to the system: benchmarks/bench_memory.py says
@@ -37,7 +38,9 @@ os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1073741824:
 study_file = (workflow.configfiles or ["the command line"])[-1]
 try:
     study = check_study(config)
-    if workflow.is_main_process: check_not_taken(study, study_file)
+    if workflow.is_main_process:
+        check_files(study)
+        check_not_taken(study, study_file)
 except (ValueError, OSError) as error: sys.exit(f"simseg: {error}")
 root = f"outputs/{study['name']}"
 grid_cell = "{arm}/ratio{ratio}/seed{seed}"
@@ -69,7 +72,7 @@ def batch_job(notebook):
 def pretrained(wildcards):
     encoder, _ = split_arm(wildcards.arm)
     ready = ready_encoder(study, encoder)
-    if not ready: return f"{root}/simclr/{encoder}/seed{wildcards.seed}/results.sha256"
+    if not ready: return f"{root}/simclr/{encoder}/seed{pretraining_seed(study, int(wildcards.seed))}/results.sha256"
     return [] if ready in UNTRAINED else str(encoder_file(ready))
 
 def simclr_of(w): return simclr_params(study, w.encoder, int(w.seed))
@@ -95,7 +98,7 @@ def depends_on(stage, params):
     images = " ".join(files_of(dataset, study["data_root"]) for dataset in named).strip()
     return f"code {code_fingerprint(stage)}, images {images or 'drawn'}, {precision}"
 
-evaluated = [run_dir(study, "evaluation", arm, seed, ratio) for arm, ratio, seed in study_cells(study)]
+evaluated = [run_dir(study, "evaluation", arm, seed, ratio) for arm, ratio, seed in cells_to_run(study)]
 
 # a run whose files somebody has removed has to run again
 for file in Path(root).glob("**/results.sha256"):

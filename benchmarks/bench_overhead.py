@@ -10,7 +10,7 @@ from common import alternate, finish, parse, rates_of, read_setting
 from simseg.core import compile_model, make_accelerator, parameter_defaults
 from simseg.data import to_device
 from simseg.masks import make_loss
-from simseg.run import Best
+from simseg.run import Kept
 from simseg.simclr import SimCLR, make_optimizer, nt_xent, pretrain
 from simseg.synthetic import draw_synthetic
 from simseg.unet import finetune, make_unet
@@ -72,7 +72,7 @@ def whole_loop(stage: str, size: int, encoder: str, batch: int, accelerator, com
         return
     params["augment"] = True
     masks = to_device(data.masks, accelerator.device)
-    yield from finetune(make_unet("scratch", encoder), images, masks, train, train[:1], params, accelerator, Best())
+    yield from finetune(make_unet("scratch", encoder), images, masks, train, train[:1], params, accelerator, Kept())
 
 
 def compare(setting: str, args) -> list[dict]:

@@ -22,7 +22,7 @@ CELLS = [10, 100, 300]
 RAN_ON = {"images": "0" * 16, "precision": "fp32", "commit": "0" * 40, "machine": "made up", "seeds": {"weights": 1}}
 HISTORY = [{"epoch": epoch, "loss": 0.5, "val_loss": 0.5, "val_iou": 0.5} for epoch in range(1, 9)]
 COUNTS = [{"name": f"image {i}", "id": f"{i:016x}", "tp": 6, "fp": 1, "fn": 3, "tn": 22, "iou": 0.6} for i in range(50)]
-METRICS = {"iou": 0.6, "val_iou": 0.5, "best_epoch": 8, "n_train": 90, "n_val": 10, "n_images": 50, "n_left_out": 0}
+METRICS = {"iou": 0.6, "val_iou": 0.5, "kept_epoch": 8, "n_train": 90, "n_val": 10, "n_images": 50, "n_left_out": 0}
 
 
 def write_study(name: str, cells: int, epochs: int) -> Path:

@@ -22,7 +22,7 @@ from simseg.augmentations import IMAGENET_MEAN, IMAGENET_STD
 from simseg.core import parameter_defaults
 from simseg.data import load_pairs, to_device
 from simseg.masks import BACKGROUND
-from simseg.run import Best
+from simseg.run import Kept
 from simseg.synthetic import draw_synthetic
 from simseg.unet import finetune, make_unet
 
@@ -52,7 +52,7 @@ def simseg_epochs(folder: Path, size: int, encoder: str, batch: int, accelerator
     images = to_device(data.images, accelerator.device)
     masks = to_device(data.masks, accelerator.device)
     train = torch.arange(len(data))
-    yield from finetune(make_unet("scratch", encoder), images, masks, train, train[::10], params, accelerator, Best())
+    yield from finetune(make_unet("scratch", encoder), images, masks, train, train[::10], params, accelerator, Kept())
 
 
 class ResizedPets(OxfordPetDataset):

@@ -14,8 +14,8 @@ import pandas as pd
 
 from .core import read_json, resolve_path
 from .statistics import compare, labels_saved
-from .study import (BASE, arm_name, ratio_label, ready_encoder, run_dir, run_minutes, runs_of_cell, simclr_params,
-                          split_arm, unet_params, unlabelled_seen)
+from .study import (BASE, arm_name, is_finished, ratio_label, ready_encoder, run_dir, run_minutes, runs_of_cell,
+                          simclr_params, split_arm, unet_params, unlabelled_seen)
 
 # %% ../nbs/13a_compare.ipynb #b37680ad
 def encoder_kind(study: dict, encoder: str) -> str:  # scratch, imagenet, control, a file, or the data set
@@ -145,7 +145,7 @@ def _name_use(encoder: str, recipe: str, plain: str) -> str:
 
 
 def _cost(study: dict, arm: str, ratio: float, seed: int) -> tuple[float, int]:
-    "Minutes of training, and images without labels seen, of a cell with the pretraining that it rests on."
+    "Minutes of training, and images without labels seen, of a cell with its pretraining."
     runs = [run for run in runs_of_cell(study, arm, ratio, seed) if run[0] != "evaluation"]
     finished = [run for run in runs if (resolve_path(run_dir(study, *run)) / "metrics.json").is_file()]
     return (sum(run_minutes(study, *run) for run in finished), sum(unlabelled_seen(study, *run) for run in finished))
@@ -164,7 +164,9 @@ def _uses(study: dict, counts: dict, recipe: str, ratio: float) -> list[list]:
         if arm == scratch or arm not in counts or encoder_kind(study, encoder) == "control": continue
         found = _compare_cells(counts[arm], counts[scratch])
         if not found: continue
-        seeds = set(counts[arm][0]) & set(counts[scratch][0])
+        seeds = set(counts[arm][0]) & set(counts[scratch][0])  # those run elsewhere left their counts only
+        here = {seed for seed in seeds if is_finished(study, *arm, seed) and is_finished(study, *scratch, seed)}
+        seeds = here or seeds
         minutes, images = np.median([_cost(study, *arm, seed) for seed in seeds], axis=0)
         minutes -= np.median([_cost(study, *scratch, seed)[0] for seed in seeds])
         rows.append([plain, ratio, _name_use(encoder, name, plain), *found, round(images), minutes])

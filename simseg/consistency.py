@@ -31,10 +31,11 @@ def without_labels(
     label_ratio: float,  # as for `split_data`, as is the rest
     split: str = "random",
     split_seed: int = 0,
+    label_seed: int = 0,
 ) -> np.ndarray:  # (M,), indices, sorted
     "The development images whose labels a run does not use; raises `ValueError` where it uses all."
     everything = split_data(data, 0.8, split, split_seed)
-    labelled = split_data(data, label_ratio, split, split_seed)
+    labelled = split_data(data, label_ratio, split, split_seed, label_seed)
     development = np.r_[everything.train, everything.val]
     found = np.setdiff1d(development, np.r_[labelled.train, labelled.val])
     if len(found): return found

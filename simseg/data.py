@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'HEIC', 'RAW', 'OTHER', 'THUMBNAIL', 'CACHE_FORMAT', 'PETS_FOLDER', 'PETS_PARTS', 'SPECIES', 'HUB',
-           'SAMPLE', 'ORIENTATION', 'DRAWN', 'PETS', 'DATASETS', 'SYNTHETIC_IMAGES', 'READING', 'visible_files',
-           'find_pictures', 'Unreadable', 'printable', 'open_picture', 'to_8_bits', 'as_rgb', 'read_picture',
-           'image_id', 'thumbnail', 'near_duplicates', 'break_scenes', 'group_images', 'cache_dir', 'fingerprint',
-           'Source', 'cached', 'list_cache', 'clear_cache', 'match_names', 'are_masks_of', 'labelled_parts',
-           'check_unlabelled', 'turn_like', 'classes_beside', 'read_classes', 'values_of_masks', 'check_source',
-           'reading_of', 'files_fingerprint', 'check_readable', 'load_data', 'load_pairs', 'load_unlabelled',
-           'stratified_order', 'keep_together', 'content_order', 'stratified_content_order', 'Split', 'split_data',
-           'list_near_duplicates', 'KnownImages', 'known_images', 'save_known', 'read_known', 'is_known',
-           'split_unlabelled', 'to_device', 'take']
+           'SAMPLE', 'ORIENTATION', 'DRAWN', 'PETS', 'DATASETS', 'SYNTHETIC_IMAGES', 'READING', 'SPLITS',
+           'LISTED_SIMILARITY', 'visible_files', 'find_pictures', 'Unreadable', 'printable', 'open_picture',
+           'to_8_bits', 'as_rgb', 'read_picture', 'image_id', 'thumbnail', 'near_duplicates', 'break_scenes',
+           'group_images', 'cache_dir', 'fingerprint', 'Source', 'cached', 'list_cache', 'clear_cache', 'match_names',
+           'are_masks_of', 'labelled_parts', 'check_unlabelled', 'turn_like', 'classes_beside', 'read_classes',
+           'values_of_masks', 'check_source', 'reading_of', 'files_fingerprint', 'read_split_lists', 'listed_groups',
+           'check_readable', 'load_data', 'load_pairs', 'load_unlabelled', 'stratified_order', 'keep_together',
+           'content_order', 'stratified_content_order', 'group_sizes', 'choose_test', 'choose_labelled', 'choose_val',
+           'Split', 'split_data', 'list_near_duplicates', 'KnownImages', 'known_images', 'save_known', 'read_known',
+           'is_known', 'split_unlabelled', 'to_device', 'take']
 
 # %% ../nbs/05_data.ipynb #381510a1
 import difflib
@@ -25,6 +26,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -844,6 +846,31 @@ def _decoded(dataset: str, image_size: int, data_root: str, threshold_masks: boo
     if classes or beside: key["classes"] = classes or beside.read_bytes().hex()
     return cached(key, image_size, lambda: _folder(folder, threshold_masks, classes))
 
+# %% ../nbs/05_data.ipynb #11c62553
+SPLITS = ["random", "official"]
+LISTED_SIMILARITY = 0.95  # of the near-duplicates in the lists
+
+
+def read_split_lists(
+    names: list[str],  # (N,), of the pets that could be read
+) -> dict[str, pd.DataFrame]:  # split → rows in the order of the pool: name, part, group, place in `names`
+    "Read the splits of the pets; empty for another set, or where more than a tenth of the images are missing."
+    tables = {}
+    for split in SPLITS:
+        table = pd.read_csv(Path(find_spec("simseg").origin).parent / "splits" / f"pets-{split}.csv")
+        if not set(names) <= set(table["name"]) or len(names) < 0.9 * len(table): return {}
+        table["place"] = table["name"].map({name: i for i, name in enumerate(names)})
+        tables[split] = table.dropna(subset="place").astype({"place": np.int64})
+    return tables
+
+
+def listed_groups(
+    table: pd.DataFrame,  # as `read_split_lists` gives
+) -> np.ndarray:  # (N,), int64, as `near_duplicates` gives
+    "Return the groups of near-duplicates that a list names."
+    alone = pd.Series(len(table) + np.arange(len(table)), table.index)
+    return table["group"].fillna(alone).astype(np.int64).to_numpy()[np.argsort(table["place"].to_numpy())]
+
 # %% ../nbs/05_data.ipynb #b2c41836
 def check_readable(data: ImageData, dataset: str, max_unreadable: float):
     "Raise `ValueError` where more images cannot be read than a share allows."
@@ -873,7 +900,9 @@ def load_data(
     if dataset in DRAWN: return _drawn(dataset, image_size, max_images, seed)
     data = _decoded(dataset, image_size, data_root, threshold_masks, classes)
     check_readable(data, dataset, max_unreadable)
-    if data.masks is not None: group_images(data, duplicates)
+    if dataset in PETS and duplicates == LISTED_SIMILARITY: data.listed = read_split_lists(data.names)
+    if data.listed: data.groups = listed_groups(data.listed["random"])
+    elif data.masks is not None: group_images(data, duplicates)
     return data
 
 # %% ../nbs/05_data.ipynb #ca2944ea
@@ -964,6 +993,62 @@ def _random_order(data: ImageData, indices: np.ndarray, seed: int) -> np.ndarray
     if data.ids is None or len(np.unique(labels)) > 1: return indices[stratified_order(labels, seed)]
     return indices[content_order([data.ids[i] for i in indices], seed)]
 
+# %% ../nbs/05_data.ipynb #4a695d30
+def group_sizes(
+    groups: np.ndarray,  # (N,), in an order that keeps groups together
+) -> np.ndarray:  # (G,), int64
+    "Count the images of each group, in that order."
+    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]][:len(groups)])
+    return np.diff(np.r_[starts, len(groups)])
+
+# %% ../nbs/05_data.ipynb #2749f6c3
+def choose_test(
+    sizes: np.ndarray,  # (G,), of the groups in their order
+) -> np.ndarray:  # (G,), bool
+    "Choose the groups of the test set, a fifth of the images."
+    wanted = round(0.2 * sizes.sum())
+    largest = sizes.argmax() if sizes.max() > max(1, wanted // 20) else -1
+    chosen = np.zeros(len(sizes), bool)
+    room = wanted
+    for i, size in enumerate(sizes):
+        if i == largest or size > room or (~chosen).sum() <= 2: continue
+        chosen[i] = True
+        room -= size
+    for i in np.argsort(sizes, kind="stable"):
+        if sizes[chosen].sum() >= wanted / 2 or (~chosen).sum() <= 2: break
+        chosen[i] = True
+    return chosen
+
+# %% ../nbs/05_data.ipynb #5a23dda9
+def choose_labelled(
+    sizes: np.ndarray,  # (G,), of the development groups in their order
+    share: float,  # of their images, in (0, 1]
+) -> int:
+    "Return how many of the groups are labelled."
+    ends = np.r_[0, np.cumsum(sizes)]
+    wanted = round(share * ends[-1])
+    if wanted < 3: raise ValueError(f"leaves {wanted} to train and validate on; it takes three at least.")
+    if len(sizes) < 2:
+        raise ValueError(f"leaves {ends[-1]} to train and validate on, all in one group, and a group is never divided; "
+                         "it takes two groups beside the test images.")
+    nearest = np.abs(ends - wanted).argmin()
+    return max(2, int(nearest), int((ends < 3).sum()))
+
+
+def choose_val(
+    sizes: np.ndarray,  # (G,), of the development groups in their order, two at least
+) -> np.ndarray:  # (G,), bool
+    "Choose the groups to validate on, whatever part of the pool is labelled."
+    chosen = np.zeros(len(sizes), bool)
+    chosen[int(sizes[1] < sizes[0])] = True
+    taken = sizes[:2].sum()
+    held = sizes[:2].min()
+    for i, size in enumerate(sizes[2:], 2):
+        chosen[i] = 10 * held <= taken and held + size <= 0.2 * (taken + size)
+        held += size * chosen[i]
+        taken += size
+    return chosen
+
 # %% ../nbs/05_data.ipynb #e774c265
 @dataclass
 class Split:
@@ -978,26 +1063,28 @@ def _groups_of(data: ImageData) -> np.ndarray:  # (N,), int64
     return np.arange(len(data)) if data.groups is None else np.asarray(data.groups)
 
 
-def _random_test(data: ImageData, seed: int):
-    "Test images, and the development pool in the order it is taken from."
-    n = len(data)
-    groups = _groups_of(data)
-    order = keep_together(_random_order(data, np.arange(n), seed), groups)
-    cut = round(0.2 * n)
-    sizes = np.bincount(groups)
-    largest = groups[order] == sizes.argmax()
-    if sizes.max() > max(1, cut // 20) and largest[:cut].any():
-        order = np.r_[order[~largest][:cut], order[largest], order[~largest][cut:]]
-        cut = min(cut, (~largest).sum())
-    while 0 < cut < n and groups[order[cut]] == groups[order[cut - 1]]: cut += 1
-    return order[:cut], order[cut:]
+def _listed_parts(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Return the test images of a list, its development pool in order, and which of the pool validate."
+    places = table["place"].to_numpy()
+    parts = table["part"].to_numpy()
+    in_pool = np.isin(parts, ["train", "val"])
+    return places[parts == "test"], places[in_pool], parts[in_pool] == "val"
 
 
-def _official_test(data: ImageData, seed: int):
-    "Test images, and the development pool in the order it is taken from."
-    if data.official_test is None:
-        raise ValueError("split='official', but this data set comes without an official split; use split='random'.")
+def _divide(
+    data: ImageData,
+    split: str,  # one of `SPLITS`
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    "Return the test images, and the development pool in the order it is taken from."
     groups = _groups_of(data)
+    if split == "random":
+        order = keep_together(_random_order(data, np.arange(len(data)), seed), groups)
+        sizes = group_sizes(groups[order])
+        is_test = np.repeat(choose_test(sizes), sizes)
+        return order[is_test], order[~is_test]
+    if data.official_test is None or not data.official_test.any():
+        raise ValueError("split='official', but this data set comes without official test images; use split='random'.")
     test = np.flatnonzero(data.official_test)
     pool = np.flatnonzero(~np.isin(groups, groups[test]))
     return test, keep_together(_random_order(data, pool, seed), groups)
@@ -1008,20 +1095,29 @@ def split_data(
     label_ratio: float = 0.8,  # share of the whole set that is development, in (0, 0.8]; officially, 0.8 is all
     split: str = "random",  # random, or official: the data set's own test images
     split_seed: int = 0,  # which random split; a run's own seed has no say in it
+    label_seed: int = 0,  # which draw of labelled images from the development pool
 ) -> Split:
     "Fixed test set, nested stratified development set, 90 % of it for training and 10 % for validation."
     check_range("label_ratio", label_ratio, 0, 0.8, open_low=True)
-    check_choice("split", split, ["random", "official"])
-    divide = _official_test if split == "official" else _random_test
-    test, pool = divide(data, seed_for(split_seed, "split"))
-    development = pool[:round(label_ratio / 0.8 * len(pool))]
-    is_val = _first_of_group(_groups_of(data)[development]) % 10 == 0
-    parts = Split(np.sort(development[~is_val]), np.sort(development[is_val]), np.sort(test))
-    if not len(test): raise ValueError(f"Of {len(data)} images none can be a test image; it takes three at least, "
-                                       "and not all of them the same.")
-    if len(parts.train) >= 2: return parts
-    raise ValueError(f"label_ratio={label_ratio} of {len(data)} images leaves {len(development)} to train and "
-                     "validate on; it takes three at least.")
+    check_choice("split", split, SPLITS)
+    is_val = None
+    if split in data.listed and not split_seed: test, pool, is_val = _listed_parts(data.listed[split])
+    else: test, pool = _divide(data, split, seed_for(split_seed, "split"))
+    if label_seed:
+        pool = keep_together(_random_order(data, np.sort(pool), seed_for(label_seed, "labels")), _groups_of(data))
+        is_val = None
+    sizes = group_sizes(_groups_of(data)[pool])
+    if not len(test):
+        groups = len(np.unique(_groups_of(data)))
+        raise ValueError(f"Of {len(data)} images, which make {groups} group(s), none can be a test image: a group is never "
+                         "divided, and it takes three, to train, to validate and to test.")
+    try: labelled = choose_labelled(sizes, label_ratio / 0.8)
+    except ValueError as error: raise ValueError(f"label_ratio={label_ratio} of {len(data)} images {error}") from None
+    if is_val is None: is_val = np.repeat(choose_val(sizes), sizes)
+    taken = sizes[:labelled].sum()
+    development = pool[:taken]
+    validates = is_val[:taken]
+    return Split(np.sort(development[~validates]), np.sort(development[validates]), np.sort(test))
 
 # %% ../nbs/05_data.ipynb #aa11d22c
 def list_near_duplicates(

@@ -6,12 +6,13 @@
 __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CELL', 'FROM_UNET', 'ONE_RUN', 'RUNNING', 'BASE',
            'OF_STAGE', 'RESOURCES', 'KB_PER_PIXEL', 'PIXELS_PER_SECOND', 'CONSISTENCY', 'IMAGES', 'SLOWER', 'FASTER',
            'DAY', 'VALIDATION_COLUMNS', 'arm_name', 'split_arm', 'arm_label', 'ratio_label', 'study_cells',
-           'ready_encoder', 'pretrainings', 'run_dir', 'simclr_params', 'unet_params', 'evaluation_params',
-           'check_study', 'read_study', 'study_files', 'other_study', 'check_not_taken', 'note_origin', 'begun_file',
-           'begun_study', 'study_data', 'memory_of', 'minutes_of', 'run_resources', 'run_params', 'other_params',
-           'runs_of_cell', 'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results', 'collect_images',
-           'collect_counts', 'collect_validation', 'read_history', 'run_minutes', 'unlabelled_seen', 'counted_runs',
-           'collect_histories', 'collect_params', 'study_runs', 'study_progress', 'progress_sentence', 'left_out']
+           'ready_encoder', 'pretraining_seed', 'pretrainings', 'run_dir', 'cell_name', 'recorded_counts',
+           'cells_to_run', 'simclr_params', 'unet_params', 'evaluation_params', 'check_study', 'check_files',
+           'read_study', 'study_files', 'other_study', 'check_not_taken', 'note_origin', 'begun_file', 'begun_study',
+           'study_data', 'memory_of', 'minutes_of', 'run_resources', 'run_params', 'other_params', 'runs_of_cell',
+           'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results', 'collect_images', 'collect_counts',
+           'collect_validation', 'read_history', 'run_minutes', 'unlabelled_seen', 'counted_runs', 'collect_histories',
+           'collect_params', 'study_runs', 'study_progress', 'progress_sentence', 'left_out']
 
 # %% ../nbs/13_study.ipynb #43cb18ec
 import hashlib
@@ -19,6 +20,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -30,7 +32,7 @@ from .run import first_difference, read_state
 from .simclr import check_simclr
 from .statistics import count_pixels
 from .transfer import UNTRAINED, encoder_file
-from .unet import check_unet
+from .unet import check_unet, epochs_since_best
 
 # %% ../nbs/13_study.ipynb #324f26ab
 MINIATURE = yaml.safe_load("""
@@ -56,6 +58,9 @@ STUDY_DEFAULTS = {
     "image_size": 64, "encoder_name": "resnet18",
     "threads": 1,  # CPU threads a cell; Snakemake runs as many cells at a time as --cores has room for
     "label_ratios": [], "seeds": [], "seeds_at": {}, "encoders": {}, "recipes": {},
+    "redraw_labels": False,  # whether each seed draws its own labelled images
+    "pretraining_seeds": [],  # pretrainings that the seeds use in turn; empty where each seed has its own
+    "skip_recorded": False,  # leave out the cells that outputs/reference holds already
     "simclr": {}, "unet": {}, "evaluation": {}, "resources": {},
 }
 
@@ -65,7 +70,7 @@ GRID = ["encoders", "label_ratios"]  # of a recipe: the part of the grid that it
 FROM_CELL = ["seed", "out_dir", "label_ratio", "encoder", "model_dir"]  # what differs from cell to cell
 FROM_UNET = ["dataset", "max_images", "border", "split", "split_seed", *READING]  # which evaluation and recipes share
 ONE_RUN = ["overwrite", "tracker", "stop_after"]  # how somebody runs a single run
-RUNNING = ["data_root", "device", "precision", "threads", "resources"]  # of a study: how it is run, not what it is
+RUNNING = ["data_root", "device", "precision", "threads", "resources", "skip_recorded"]  # how a study is run, not what it is
 
 # %% ../nbs/13_study.ipynb #3ab43e36
 BASE = "base"  # the recipe that is the study's `unet` section as it stands
@@ -111,16 +116,25 @@ def ready_encoder(
     study: dict,
     encoder: str,  # its name in the study
 ) -> str:  # scratch, imagenet, or a file; empty for one that the study pretrains
-    "What an encoder is without any pretraining here."
-    if encoder in UNTRAINED: return encoder
-    return (study["encoders"][encoder] or {}).get("encoder", "")
+    "What an encoder is without any pretraining here; a file of its own wins over a name such as imagenet."
+    own = study["encoders"].get(encoder) or {}
+    return own.get("encoder", encoder if encoder in UNTRAINED else "")
+
+
+def pretraining_seed(
+    study: dict,
+    seed: int,  # of a cell
+) -> int:
+    "Return the seed of the pretraining that a cell uses."
+    seeds = study["pretraining_seeds"]
+    return seeds[seed % len(seeds)] if seeds else seed
 
 
 def pretrainings(
     study: dict,
 ) -> list[tuple[str, int]]:  # (encoder, seed)
     "The pretraining runs that the cells need."
-    pairs = [(split_arm(arm)[0], seed) for arm, _, seed in study_cells(study)]
+    pairs = [(split_arm(arm)[0], pretraining_seed(study, seed)) for arm, _, seed in study_cells(study)]
     return [pair for pair in dict.fromkeys(pairs) if not ready_encoder(study, pair[0])]
 
 # %% ../nbs/13_study.ipynb #29d15751
@@ -134,6 +148,33 @@ def run_dir(
     "Where a run leaves its files."
     middle = f"/ratio{ratio}" if ratio is not None else ""
     return f"outputs/{study['name']}/{stage}/{arm}{middle}/seed{seed}"
+
+# %% ../nbs/13_study.ipynb #57462e03
+def cell_name(arm: str, ratio: float, seed: int) -> str:
+    "Return the name of a cell among recorded counts."
+    return f"{arm}/ratio{ratio}/seed{seed}"
+
+
+def recorded_counts(
+    study: dict,
+    by_cell: dict,  # as counts.safetensors holds them: `cell_name` → (N, 2 K)
+) -> dict:  # (arm, label ratio) → (seeds, counts (S, N, 2 K))
+    "Return recorded counts as `collect_counts` gives those of a study's folder."
+    grouped = {}
+    for arm, ratio, seed in study_cells(study):
+        if cell_name(arm, ratio, seed) in by_cell: grouped.setdefault((arm, ratio), []).append(seed)
+    return {(arm, ratio): (seeds, np.stack([by_cell[cell_name(arm, ratio, seed)] for seed in seeds]))
+            for (arm, ratio), seeds in grouped.items()}
+
+
+def cells_to_run(study: dict) -> list[tuple[str, float, int]]:  # (arm, label ratio, seed)
+    "Return the cells of the grid, but for those recorded where `skip_recorded` leaves them out."
+    from safetensors import safe_open
+
+    file = repo_root() / "outputs" / "reference" / study["name"] / "counts.safetensors"
+    if not study["skip_recorded"] or not file.is_file(): return study_cells(study)
+    with safe_open(file, "numpy") as recorded: names = set(recorded.keys())
+    return [cell for cell in study_cells(study) if cell_name(*cell) not in names]
 
 # %% ../nbs/13_study.ipynb #bd595ec0
 def _stage_params(stage: str, study: dict, *parts: dict) -> dict:
@@ -168,8 +209,9 @@ def unet_params(study: dict, arm: str, ratio: float, seed: int) -> dict:
     "The parameters of one fine-tuning run."
     encoder, recipe = split_arm(arm)
     own = study["recipes"].get(recipe, {})
-    source = ready_encoder(study, encoder) or run_dir(study, "simclr", encoder, seed)
+    source = ready_encoder(study, encoder) or run_dir(study, "simclr", encoder, pretraining_seed(study, seed))
     cell = {"encoder": source, "label_ratio": ratio, "seed": seed, "out_dir": run_dir(study, "unet", arm, seed, ratio)}
+    if study["redraw_labels"]: cell["label_seed"] = seed
     return _stage_params("unet", study, _at_ratio(study["unet"], ratio), _at_ratio(own, ratio), cell)
 
 
@@ -209,6 +251,7 @@ def _check_ratios_and_seeds(study: dict):
     "Lists of numbers in range, and seeds only for ratios that there are."
     _check_list("label_ratios", study["label_ratios"], 0.2, 1e-6, 0.8)
     _check_list("seeds", study["seeds"], 0, 0)
+    if study["pretraining_seeds"]: _check_list("pretraining_seeds", study["pretraining_seeds"], 0, 0)
     check_known("label ratio for seeds_at", study["seeds_at"], study["label_ratios"])
     for ratio, seeds in study["seeds_at"].items(): _check_list(f"seeds_at {ratio}", seeds, 0, 0)
 
@@ -237,7 +280,6 @@ def _check_encoders(study: dict):
         own = own or {}  # `scratch:` with nothing behind it
         _check_name("encoder", name)
         _check_stage(f"encoder {name}", own, "simclr", OF_STUDY)
-        if "encoder" in own: encoder_file(own["encoder"])
         if name in UNTRAINED or "dataset" in own or "encoder" in own: continue
         raise ValueError(f"The encoder {name} says neither a dataset to pretrain on nor an encoder's file.")
 
@@ -299,6 +341,14 @@ def check_study(
     _check_recipes(study)
     _check_runs(study)
     return study
+
+# %% ../nbs/13_study.ipynb #7f2a4608
+def check_files(study: dict):
+    "Raise `FileNotFoundError` where a file of weights that a study begins with is missing."
+    starts = [simclr_params(study, *run)["start"] for run in pretrainings(study)]
+    ready = [ready_encoder(study, encoder) for encoder in study["encoders"]]
+    for weights in ready + starts:
+        if weights not in ("", *UNTRAINED): encoder_file(weights)
 
 # %% ../nbs/13_study.ipynb #df589c25
 def read_study(
@@ -504,7 +554,7 @@ def _other_inputs(study: dict, arm: str, ratio: float, seed: int) -> str:
     evaluation = _run_folder(study, "evaluation", arm, seed, ratio)
     found = _made_anew(evaluation, "model", unet, "model")
     if found or ready_encoder(study, encoder): return found
-    simclr = _run_folder(study, "simclr", encoder, seed)
+    simclr = _run_folder(study, "simclr", encoder, pretraining_seed(study, seed))
     return _made_anew(unet, "encoder", simclr, "encoder.safetensors")
 
 # %% ../nbs/13_study.ipynb #8b7637e3
@@ -512,7 +562,8 @@ def runs_of_cell(study: dict, arm: str, ratio: float, seed: int) -> list[tuple]:
     "The runs that a cell rests on."
     encoder, _ = split_arm(arm)
     runs = [(stage, arm, seed, ratio) for stage in ("unet", "evaluation")]
-    return runs if ready_encoder(study, encoder) else [("simclr", encoder, seed), *runs]
+    if ready_encoder(study, encoder): return runs
+    return [("simclr", encoder, pretraining_seed(study, seed)), *runs]
 
 
 def is_finished(study: dict, arm: str, ratio: float, seed: int) -> bool:
@@ -609,14 +660,15 @@ VALIDATION_COLUMNS = ["encoder", "recipe", "label_ratio", "seed", "val_iou", "la
 def collect_validation(
     study: dict,
 ) -> pd.DataFrame:  # encoder, recipe, label_ratio, seed, val_iou, and whether it is the last epoch's
-    "Each U-Net's IoU on validation images, at the epoch of the lowest validation loss, which is the one kept."
+    "Each U-Net's IoU on validation images at the epoch that was kept, and whether its last epoch had the lowest loss."
     rows = []
     for arm, ratio, seed in study_cells(study):
         path = _run_folder(study, "unet", arm, seed, ratio) / "metrics.json"
         metrics = read_json(path) if path.is_file() else {}
         if "val_iou" not in metrics or other_params(study, "unet", arm, seed, ratio): continue
         encoder, recipe = split_arm(arm)
-        last = metrics["best_epoch"] == unet_params(study, arm, ratio, seed)["epochs"]
+        losses = list(_read_table(path.with_name("history.csv")).get("val_loss", []))
+        last = len(losses) == unet_params(study, arm, ratio, seed)["epochs"] and not epochs_since_best(losses)
         rows.append([encoder, recipe, ratio, seed, metrics["val_iou"], last])
     return pd.DataFrame(rows, columns=VALIDATION_COLUMNS)
 

@@ -34,6 +34,7 @@ class ImageData:
     skipped: list[dict] = field(default_factory=list)  # files that were left out: `file`, `why`
     notes: list[str] = field(default_factory=list)  # what else is odd about the set, a sentence each
     classes: str = ""  # what the masks tell apart, as for `parse_classes`; empty for one thing and its background
+    listed: dict = field(default_factory=dict)  # split → its committed list, as `read_split_lists` gives; mostly none
 
     def __len__(self): return len(self.images)
 

@@ -9,7 +9,7 @@ from simseg.consistency import Consistency
 from simseg.core import make_accelerator, read_json, read_yaml
 from simseg.data import load_pairs, read_known, reading_of, split_data
 from simseg.evaluation import run_evaluation
-from simseg.run import Best
+from simseg.run import Kept
 from simseg.study import check_study, unet_params
 from simseg.unet import run_unet
 
@@ -82,12 +82,12 @@ def test_the_average_that_sets_the_targets_is_not_kept(tmp_path):
     for ema in (0.0, 0.5):
         params = small("unet", tmp_path, ema=ema, **{**ASKED, "epochs": 1})
         model, images, masks = begun(params)
-        best = Best()
+        kept = Kept()
         parts = (torch.arange(32), torch.arange(32, 48))
-        how = (params, make_accelerator("cpu"), best, None, torch.arange(48, 96))
+        how = (params, make_accelerator("cpu"), kept, None, torch.arange(48, 96))
         list(unet.finetune(model, images, masks, *parts, *how))
         weights = model.state_dict()
-        assert all(torch.equal(value, weights[key]) for key, value in best.weights.items()) == (not ema)
+        assert all(torch.equal(value, weights[key]) for key, value in kept.weights.items()) == (not ema)
 
 
 def test_what_batch_norm_remembers_is_of_labelled_images_alone(tmp_path):
@@ -96,7 +96,7 @@ def test_what_batch_norm_remembers_is_of_labelled_images_alone(tmp_path):
     for weight in (0.0, 1.0):
         params = small("unet", tmp_path, learning_rate=1e-12, **{**ASKED, "consistency": weight, "epochs": 1})
         model, images, masks = begun(params)
-        how = (params, make_accelerator("cpu"), Best(), None, torch.arange(48, 96))
+        how = (params, make_accelerator("cpu"), Kept(), None, torch.arange(48, 96))
         list(unet.finetune(model, images, masks, torch.arange(32), torch.arange(32, 48), *how))
         remembered[weight] = {key: value for key, value in model.state_dict().items() if "running" in key}
     for key, value in remembered[0.0].items(): torch.testing.assert_close(remembered[1.0][key], value)

@@ -156,7 +156,7 @@ def test_the_epoch_kept_is_the_best_and_not_the_last(stop_after, tmp_path, monke
     params = small("unet", tmp_path, epochs=3, stop_after=stop_after, precision="fp32")
     for _ in range(2): history = run_unet(params)
     kept = read_json(tmp_path / "metrics.json")
-    assert kept["best_epoch"] < 3
+    assert kept["kept_epoch"] < 3
     assert kept["val_loss"] < history[2]["val_loss"] / 2
     assert validated(tmp_path)["bce_loss"] == pytest.approx(kept["val_loss"], rel=1e-4)
 

@@ -264,7 +264,7 @@ def test_patience_ends_a_run_that_no_longer_gains(tmp_path):
     losses = [row["val_loss"] for row in history]
     assert len(losses) < 30 and losses.index(min(losses)) == len(losses) - 3
     assert read_state(tmp_path / "patient")["state"] == "done"
-    assert read_json(tmp_path / "patient" / "metrics.json")["best_epoch"] == len(losses) - 2
+    assert read_json(tmp_path / "patient" / "metrics.json")["kept_epoch"] == len(losses) - 2
     assert len(run_unet(params)) == len(losses)  # and it is not gone on with
 
 

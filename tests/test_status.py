@@ -34,7 +34,7 @@ def pretend(study, cell, images="sheep", precision="fp32", names="abc", **change
         run.claim(images=images, encoder="scratch")
         run.follow(EPOCHS[:unet["epochs"]])
         write_json(run.folder / "model" / "config.json", {"epochs": unet["epochs"]})
-        run.finish({"best_epoch": 2, "val_iou": 0.2, "n_train": 9})
+        run.finish({"kept_epoch": 2, "val_iou": 0.2, "n_train": 9})
         model = file_fingerprint(run.folder / "model")
     with Run("evaluation", {**evaluation_params(study, *cell), **here}) as run:
         run.claim(images=images, model=model)
@@ -90,7 +90,7 @@ def test_a_model_made_anew_makes_its_evaluation_stale(study):
         run.claim(images="other", encoder="scratch")
         assert not len(collect_results(study))
         write_json(run.folder / "model" / "config.json", {"epochs": "other"})
-        run.finish({"best_epoch": 2, "val_iou": 0.2, "n_train": 9})
+        run.finish({"kept_epoch": 2, "val_iou": 0.2, "n_train": 9})
     assert judge_cells(study)[cell] == "its model has been made anew"
 
 
