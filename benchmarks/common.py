@@ -19,7 +19,7 @@ HELP = {
     "size": "pixels of a side",
     "sizes": "pixels of a side",
     "images": "how many images",
-    "encoder": "resnet18, resnet34, resnet50, …",
+    "encoder": "any encoder of smp",
     "batch": "images a step",
     "steps": "training steps a round",
     "seconds": "how long one contestant draws in a round",

@@ -460,7 +460,7 @@ DAY = 24 * 60  # minutes; a run that is ended by its limit goes on when the stud
 def memory_of(params: dict) -> int:  # MB
     "What a run is given: its libraries, the weights and their optimizer, and what the backward pass keeps of a batch."
     pixels = params["image_size"] ** 2
-    kept = KB_PER_PIXEL[params["encoder_name"]] * params["batch_size"] * pixels / 1e3
+    kept = KB_PER_PIXEL.get(params["encoder_name"], max(KB_PER_PIXEL.values())) * params["batch_size"] * pixels / 1e3
     if params.get("consistency"): kept *= 2  # as many images without labels go through it in the same step
     images = 3 * pixels * (params["max_images"] or IMAGES) / 1e6
     return 100 * round(15 + (kept + images) / 100)
@@ -471,7 +471,8 @@ def minutes_of(params: dict, gpus: int) -> int:
     images = (params["max_images"] or IMAGES) * params.get("label_ratio", 1.0)
     pixels = params["epochs"] * images * params["image_size"] ** 2
     if params.get("consistency"): pixels *= CONSISTENCY
-    seconds = pixels / PIXELS_PER_SECOND[params["encoder_name"]] / (FASTER * gpus or 1)
+    rate = PIXELS_PER_SECOND.get(params["encoder_name"], min(PIXELS_PER_SECOND.values()))
+    seconds = pixels / rate / (FASTER * gpus or 1)
     return min(DAY, 15 + round(SLOWER * seconds / 60))
 
 

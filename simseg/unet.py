@@ -32,18 +32,18 @@ from .masks import (BORDERS, LOSSES, count_batch, loss_of, make_loss, make_targe
                           summarise)
 from .run import KEEP, Kept, Run, State, check_finite, file_fingerprint
 from .synthetic import ImageData
-from .transfer import ENCODERS, UNTRAINED, encoder_file, start_from
+from .transfer import UNTRAINED, check_encoder, encoder_file, start_from
 
 # %% ../nbs/09_unet.ipynb #70be7f14
 def make_unet(
     encoder: str = "scratch",  # as for `start_from`
-    encoder_name: str = "resnet50",  # one of `ENCODERS`; the published study: resnet50
+    encoder_name: str = "resnet50",  # any encoder of smp; the published study: resnet50
     classes: str = "",  # as for `parse_classes`
 ) -> nn.Module:  # an smp.Unet: (N, 3, S, S), normalised, S a multiple of 32 → logits (N, C, S, S), as `n_channels` says
     "A U-Net, its encoder initialised as `encoder` says."
     from segmentation_models_pytorch import Unet  # here and below, as it takes longer to import than all the rest
 
-    check_choice("encoder_name", encoder_name, ENCODERS)
+    check_encoder(encoder_name)
     model = Unet(encoder_name, encoder_weights=None, in_channels=3, classes=n_channels(classes))
     start_from(model.encoder, encoder, encoder_name)
     return model
@@ -320,7 +320,7 @@ def check_unet(
     check_range("encoder_rate", params["encoder_rate"], 0, open_low=True)
     check_range("ema", params["ema"], 0, 0.9999)
     check_consistency(params["consistency"], params["label_ratio"])
-    check_choice("encoder_name", params["encoder_name"], ENCODERS)
+    check_encoder(params["encoder_name"])
     check_choice("schedule", params["schedule"], SCHEDULES)
     check_choice("keep", params["keep"], KEEP)
     check_choice("loss", params["loss"], LOSSES)
@@ -413,8 +413,8 @@ split = "random"  # random, official
 split_seed = 0  # which random split
 label_seed = 0  # which of the development images are labelled; the test images stay the same
 label_ratio = 0.8  # share of the whole set that is development, in (0, 0.8]
-encoder = "scratch"  # scratch, imagenet, what 08_simclr wrote, or a file of ResNet weights from elsewhere
-encoder_name = "resnet18"  # resnet18, resnet34, resnet50, resnet101, resnet152
+encoder = "scratch"  # scratch, imagenet, what 08_simclr wrote, or a file of weights from elsewhere
+encoder_name = "resnet18"  # any encoder of smp: resnet18, resnet50, tu-tf_efficientnet_lite0, …
 freeze_encoder = False  # train the decoder alone
 image_size = 32  # pixels, of a side; a multiple of 32
 batch_size = 32  # images

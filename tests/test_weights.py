@@ -1,6 +1,7 @@
 "Encoders from elsewhere and for elsewhere: every tensor arrives, or a sentence says which does not."
 import argparse
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from conftest import small
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torchvision.models import resnet18
+from torchvision.models import get_model, resnet18
 
 from simseg import predict
 from simseg.predict import main
@@ -109,8 +110,8 @@ REFUSED = {  # kind → what the file holds, sentence
                       "1 are unknown, such as layer1.0.se.fc1.weight"),
     "deeper": (lambda m: make_encoder("resnet50")[0].state_dict(), "set encoder_name=resnet50, which it fits"),
     "a transformer": (lambda m: {"blocks.0.attn.qkv.weight": torch.zeros(3)},
-                      r"holds no ResNet, since of its keys \(blocks.0.attn.qkv.weight.*layer1.0.conv1.weight"),
-    "nothing": (lambda m: {}, "it holds no ResNet"),
+                      r"no such encoder: of its keys \(blocks.0.attn.qkv.weight, …\) none ends in conv1.weight"),
+    "nothing": (lambda m: {}, r"no such encoder: of its keys \(none, …\)"),
     "an object": (lambda m: {"model": m}, "could run code and are not opened; save its state_dict alone"),
 }
 
@@ -147,6 +148,61 @@ def test_nothing_that_is_opened_runs(tmp_path):
     encoder, _ = make_encoder("resnet18")
     with pytest.raises(ValueError, match="theirs.pth"): load_encoder(encoder, tmp_path / "theirs.pth")
     assert not (tmp_path / "ran").exists()
+
+
+# Any encoder of smp
+
+@pytest.mark.parametrize("name", ["tu-tf_efficientnet_lite0", "timm-tf_efficientnet_lite0", "mobilenet_v2", "mit_b0",
+                                  "tu-convnext_atto"])
+def test_any_encoder_goes_from_pretraining_to_the_unet_and_back(name, tmp_path):
+    run_simclr(small("simclr", tmp_path / "simclr", encoder_name=name, epochs=1, val_fraction=0.0, learning_rate=0.01))
+    learnt = load_file(tmp_path / "simclr" / "encoder.safetensors")
+    run_unet(small("unet", tmp_path / "unet", encoder_name=name, encoder=str(tmp_path / "simclr"), epochs=0))
+    model = load_file(tmp_path / "unet" / "model" / "model.safetensors")
+    assert {key for key in model if key.startswith("encoder.")} == {f"encoder.{key}" for key in learnt}
+    assert all(torch.equal(model[f"encoder.{key}"], value) for key, value in learnt.items())
+    back, features = make_encoder(name)
+    load_encoder(back, tmp_path / "unet" / "model")
+    assert all(torch.equal(value, learnt[key]) for key, value in back.state_dict().items())
+    assert back(torch.zeros(2, 3, 64, 64)).shape == (2, features)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "convnext_atto"])
+def test_timms_own_file_fits_smps_encoder_of_timm(name, tmp_path):
+    "Whatever smp makes of the names, and with a classifier that it has not."
+    model = timm.create_model(name, pretrained=False)
+    torch.save(model.state_dict(), tmp_path / "timm.pth")
+    encoder, _ = make_encoder(f"tu-{name}")
+    load_encoder(encoder, tmp_path / "timm.pth")
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(encoder.eval()(x), model.eval().forward_intermediates(x)[1][-1].mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_resnet_is_torchvisions_from_the_same_seed(name):
+    "So that recorded studies, whose encoders torchvision drew, can be repeated."
+    torch.manual_seed(7)
+    theirs = get_model(name, weights=None)
+    after = torch.rand(1)
+    torch.manual_seed(7)
+    encoder, _ = make_encoder(name)
+    assert torch.equal(torch.rand(1), after)
+    theirs.fc = nn.Identity()
+    assert list(encoder.state_dict()) == list(theirs.state_dict())
+    assert all(torch.equal(value, encoder.state_dict()[key]) for key, value in theirs.state_dict().items())
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(encoder(x), theirs(x))
+
+
+@pytest.mark.parametrize("name, near", [("resnet17", "resnet18"), ("efficientnet_b0", "efficientnet-b0"),
+                                        ("tu-tf_efficientnet_lite_0", "tu-tf_efficientnet_lite0"), ("", "vgg"),
+                                        ("tu-vit_base_patch16_224", "U-Net"), ("tu-", "tu-")])
+def test_a_name_that_smp_does_not_know_is_refused_by_both_stages(name, near, tmp_path):
+    for run, stage in ((run_simclr, "simclr"), (run_unet, "unet")):
+        with pytest.raises(ValueError, match=f"encoder_name='{re.escape(name)}' .*{near}") as caught:
+            run(small(stage, tmp_path, encoder_name=name))
+        assert "\n" not in str(caught.value)
 
 
 # Where they begin
