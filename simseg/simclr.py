@@ -416,7 +416,6 @@ def check_simclr(
     check_encoder(params["encoder_name"])
     check_choice("optimizer", params["optimizer"], OPTIMIZERS)
     check_choice("compile", params["compile"], COMPILE)
-    if params["start"] not in UNTRAINED: encoder_file(params["start"])
 
 # %% ../nbs/08_simclr.ipynb #6ab39529
 SEEDED = ("weights", "order", "views", "validation views")  # what a run's seed decides
@@ -593,6 +592,7 @@ def run_simclr(
 ) -> list[dict]:  # the history
     "Pretrain; write encoder.safetensors, history.csv, params.yaml and metrics.json to `out_dir`."
     check_simclr(params)
+    if params["start"] not in UNTRAINED: encoder_file(params["start"])
     return pretrain_in_folder(params) if params["processes"] == 1 else run_in_processes(params)
 
 # %% ../nbs/08_simclr.ipynb #1ff6308b
