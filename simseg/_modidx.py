@@ -633,6 +633,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                               'simseg.study.split_arm': ('study.html#split_arm', 'simseg/study.py'),
                               'simseg.study.study_cells': ('study.html#study_cells', 'simseg/study.py'),
                               'simseg.study.study_data': ('study.html#study_data', 'simseg/study.py'),
+                              'simseg.study.study_datasets': ('study.html#study_datasets', 'simseg/study.py'),
                               'simseg.study.study_files': ('study.html#study_files', 'simseg/study.py'),
                               'simseg.study.study_progress': ('study.html#study_progress', 'simseg/study.py'),
                               'simseg.study.study_runs': ('study.html#study_runs', 'simseg/study.py'),

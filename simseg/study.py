@@ -7,12 +7,12 @@ __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CE
            'OF_STAGE', 'RESOURCES', 'KB_PER_PIXEL', 'PIXELS_PER_SECOND', 'CONSISTENCY', 'IMAGES', 'SLOWER', 'FASTER',
            'DAY', 'VALIDATION_COLUMNS', 'arm_name', 'split_arm', 'arm_label', 'ratio_label', 'study_cells',
            'ready_encoder', 'pretraining_seed', 'pretrainings', 'run_dir', 'cell_name', 'recorded_counts',
-           'cells_to_run', 'simclr_params', 'unet_params', 'evaluation_params', 'check_study', 'check_files',
-           'read_study', 'study_files', 'other_study', 'check_not_taken', 'note_origin', 'begun_file', 'begun_study',
-           'study_data', 'memory_of', 'minutes_of', 'run_resources', 'run_params', 'other_params', 'runs_of_cell',
-           'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results', 'collect_images', 'collect_counts',
-           'collect_validation', 'read_history', 'run_minutes', 'unlabelled_seen', 'counted_runs', 'collect_histories',
-           'collect_params', 'study_runs', 'study_progress', 'progress_sentence', 'left_out']
+           'cells_to_run', 'simclr_params', 'unet_params', 'evaluation_params', 'study_datasets', 'check_study',
+           'check_files', 'read_study', 'study_files', 'other_study', 'check_not_taken', 'note_origin', 'begun_file',
+           'begun_study', 'study_data', 'memory_of', 'minutes_of', 'run_resources', 'run_params', 'other_params',
+           'runs_of_cell', 'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results', 'collect_images',
+           'collect_counts', 'collect_validation', 'read_history', 'run_minutes', 'unlabelled_seen', 'counted_runs',
+           'collect_histories', 'collect_params', 'study_runs', 'study_progress', 'progress_sentence', 'left_out']
 
 # %% ../nbs/13_study.ipynb #43cb18ec
 import hashlib
@@ -307,16 +307,20 @@ def _check_resources(resources: dict):
         for name, value in own.items(): check_range(name, value, int(name != "gpu"))
 
 # %% ../nbs/13_study.ipynb #bb49b20c
+def study_datasets(study: dict) -> list[str]:
+    "Return the data sets that a study names, each once."
+    pretrained_on = [simclr_params(study, *run)["dataset"] for run in pretrainings(study)]
+    return list(dict.fromkeys([study["unet"].get("dataset", "synthetic"), *pretrained_on]))
+
+
 def _check_runs(study: dict):
     "Values of every run's parameters, and the data sets."
     for arm, ratio, seed in study_cells(study):
         check_unet(unet_params(study, arm, ratio, seed))
         check_threshold(evaluation_params(study, arm, ratio, seed)["threshold"])
-    check_source(study["unet"].get("dataset", "synthetic"), study["data_root"])
-    for encoder, seed in pretrainings(study):
-        params = simclr_params(study, encoder, seed)
-        check_simclr(params)
-        check_source(params["dataset"], params["data_root"])
+    for encoder, seed in pretrainings(study): check_simclr(simclr_params(study, encoder, seed))
+    for dataset in study_datasets(study):
+        if Path(dataset).name == dataset: check_source(dataset, study["data_root"])
 
 
 def check_study(
@@ -344,7 +348,8 @@ def check_study(
 
 # %% ../nbs/13_study.ipynb #7f2a4608
 def check_files(study: dict):
-    "Raise `FileNotFoundError` where a file of weights that a study begins with is missing."
+    "Raise `FileNotFoundError` where a folder of images or a file of weights that a study begins with is missing."
+    for dataset in study_datasets(study): check_source(dataset, study["data_root"])
     starts = [simclr_params(study, *run)["start"] for run in pretrainings(study)]
     ready = [ready_encoder(study, encoder) for encoder in study["encoders"]]
     for weights in ready + starts:
