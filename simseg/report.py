@@ -12,6 +12,7 @@ __all__ = ['PRETRAINING_LABELS', 'LINE_STYLES', 'CELL', 'OVER_CLASSES', 'study_f
            'write_report_html']
 
 # %% ../nbs/14_report.ipynb #421f3131
+import io
 from html import escape
 from pathlib import Path
 
@@ -447,17 +448,24 @@ def check_blocks(
                              "run this seed anew, or record it in another folder.")
 
 
+def _as_text(table) -> pd.DataFrame:  # every value as its file has it
+    "Read a CSV file, or what would be written of a table."
+    source = table if isinstance(table, Path) else io.StringIO(table.to_csv(index=False))
+    return pd.read_csv(source, dtype=str, keep_default_na=False)
+
+
 def _with_recorded(
     table: pd.DataFrame,  # a row a cell
     file: Path,  # the same of cells recorded before; perhaps not there
     keys: list[str],  # columns that name a cell
 ) -> pd.DataFrame:
-    "Add the rows recorded before of cells that the table does not have."
-    if not file.is_file(): return table
-    before = pd.read_csv(file, float_precision="round_trip")
-    known = set(map(tuple, table[keys].astype(str).to_numpy()))
-    kept = [tuple(row) not in known for row in before[keys].astype(str).to_numpy()]
-    return pd.concat([table, before[kept]], ignore_index=True)
+    "Add the rows of cells that were recorded before, as they stand."
+    if not file.is_file() or not len(table): return table
+    now = _as_text(table)
+    before = _as_text(file)
+    known = set(now[keys].itertuples(index=False, name=None))
+    kept = [row not in known for row in before[keys].itertuples(index=False, name=None)]
+    return pd.concat([now, before[kept]], ignore_index=True)
 
 
 def record_study(
