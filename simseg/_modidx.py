@@ -428,6 +428,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                'simseg.report.draw_ratios': ('report.html#draw_ratios', 'simseg/report.py'),
                                'simseg.report.folded': ('report.html#folded', 'simseg/report.py'),
                                'simseg.report.holes': ('report.html#holes', 'simseg/report.py'),
+                               'simseg.report.kept_epochs': ('report.html#kept_epochs', 'simseg/report.py'),
                                'simseg.report.last_epoch_best': ('report.html#last_epoch_best', 'simseg/report.py'),
                                'simseg.report.mean_and_half': ('report.html#mean_and_half', 'simseg/report.py'),
                                'simseg.report.minutes_trained': ('report.html#minutes_trained', 'simseg/report.py'),

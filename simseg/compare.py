@@ -14,8 +14,8 @@ import pandas as pd
 
 from .core import read_json, resolve_path
 from .statistics import compare, labels_saved
-from .study import (BASE, arm_name, is_finished, ratio_label, ready_encoder, run_dir, run_minutes, runs_of_cell,
-                          simclr_params, split_arm, unet_params, unlabelled_seen)
+from .study import (BASE, arm_name, is_finished, pretraining_seed, ratio_label, ready_encoder, run_dir, run_minutes,
+                          runs_of_cell, simclr_params, split_arm, unet_params, unlabelled_seen)
 
 # %% ../nbs/13a_compare.ipynb #b37680ad
 def encoder_kind(study: dict, encoder: str) -> str:  # scratch, imagenet, control, a file, or the data set
@@ -39,7 +39,7 @@ def _as_long(study: dict, one: str, other: str) -> bool:
     lengths = []
     seen = []
     for encoder in (one, other):
-        params = simclr_params(study, encoder, study["seeds"][0])
+        params = simclr_params(study, encoder, pretraining_seed(study, study["seeds"][0]))
         metrics = resolve_path(params["out_dir"]) / "metrics.json"
         lengths.append((params["epochs"], params["warmup_epochs"]))
         seen.append(params["epochs"] * read_json(metrics)["n_train"] if metrics.is_file() else 0)

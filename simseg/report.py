@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PRETRAINING_LABELS', 'LINE_STYLES', 'CELL', 'OVER_CLASSES', 'study_file', 'mean_and_half', 'results_table',
            'seeds_note', 'last_epoch_best', 'published_results', 'compare_with_published', 'holes', 'print_results',
-           'report_title', 'describe_images', 'minutes_trained', 'describe_runs', 'folded', 'draw_pretraining',
-           'plot_pretraining', 'recipe_styles', 'draw_finetuning', 'plot_finetuning', 'draw_ratios', 'plot_ratios',
-           'draw_differences', 'plot_differences', 'predicted_masks', 'show_predictions', 'check_blocks',
+           'report_title', 'describe_images', 'minutes_trained', 'kept_epochs', 'describe_runs', 'folded',
+           'draw_pretraining', 'plot_pretraining', 'recipe_styles', 'draw_finetuning', 'plot_finetuning', 'draw_ratios',
+           'plot_ratios', 'draw_differences', 'plot_differences', 'predicted_masks', 'show_predictions', 'check_blocks',
            'record_study', 'reference_table', 'read_reference', 'class_table', 'confusion_matrix', 'plot_confusion',
            'write_report_html']
 
@@ -30,11 +30,11 @@ from .figures import (METRIC_NAMES, add_class_legend, encoder_colours, overlay_b
 from .masks import class_names, make_targets
 from .run import read_state
 from .statistics import seed_interval
-from .study import (BASE, arm_label, cell_name, collect_counts, collect_histories, collect_params, collect_results,
-                          collect_validation, counted_runs, evaluated_cells, evaluation_params, left_out, pretrainings,
+from .study import (BASE, arm_label, arm_name, cell_name, collect_counts, collect_histories, collect_params,
+                          collect_results, collect_validation, counted_runs, evaluated_cells, evaluation_params, left_out, pretrainings,
                           ratio_label, read_history, read_study, recorded_counts, run_dir, run_minutes, split_arm,
                           study_cells, study_data, study_progress, unet_params)
-from .unet import load_model
+from .unet import KEPT_EPOCH, load_model
 from .verdict import verdict, warnings_of
 
 # %% ../nbs/14_report.ipynb #d9a1bb3f
@@ -190,6 +190,14 @@ def minutes_trained(study: dict) -> float:
     return sum(run_minutes(study, *run) for run in runs)
 
 # %% ../nbs/14_report.ipynb #2b8e18b3
+def kept_epochs(study: dict) -> str:
+    "Say which epoch of a fine-tuning was kept, by recipe where they differ."
+    kept = {recipe: unet_params(study, arm_name("scratch", recipe), study["label_ratios"][0], 0)["keep"]
+            for recipe in (BASE, *study["recipes"])}
+    if len(set(kept.values())) == 1: return KEPT_EPOCH[kept[BASE]]
+    return "; ".join(f"{recipe} recipe: {KEPT_EPOCH[keep]}" for recipe, keep in kept.items())
+
+
 def describe_runs(
     study: dict,
 ) -> str:  # Markdown
@@ -200,10 +208,13 @@ def describe_runs(
 
     commits = ", ".join(sorted(ran["commit"].str[:7].unique()))
     dirty = " with changes that were not committed" if ran["dirty"].any() else ""
+    within = " Ways to start are compared within a seed, so seeds may differ in their machine."
+    several = within if ran["machine"].nunique() > 1 else ""
     folder = f"outputs/{study['name']}"
     return "\n".join([
         f"- Ended {ran['when'].max().replace('T', ' ')}; {named('machine')}; {named('device')}, {named('precision')}; "
-        f"torch {named('torch')}; simseg {commits}{dirty}.",
+        f"torch {named('torch')}; simseg {commits}{dirty}.{several}",
+        f"- Kept of each fine-tuning: {kept_epochs(study)}.",
         f"- {minutes_trained(study):.1f} minutes of training, all runs together.",
         f"- Settings: `{folder}/study.yaml`; of each run, its `params.yaml`.",
         f"- Models: `{folder}/unet/…/model`; `simseg predict photo.jpg --study {study['name']}` takes the one that did "
