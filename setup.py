@@ -20,6 +20,7 @@ setup(
     author=cfg["author"],
     license="MIT",
     packages=[cfg["lib_path"]],
+    package_data={cfg["lib_path"]: ["splits/*.csv"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     entry_points={
