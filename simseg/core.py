@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'COMPILE', 'COMPILE_FROM', 'repo_root', 'resolve_path', 'share', 'write_atomic', 'finite', 'write_json',
-           'read_json', 'write_yaml', 'read_yaml', 'write_csv', 'check_free', 'parameter_defaults', 'injected_names',
-           'check_known', 'check_types', 'read_parameters', 'check_choice', 'check_range', 'seed_for', 'generator_for',
-           'cpu_capabilities', 'bf16_in_hardware', 'check_tracker', 'resolved_device', 'resolved_precision',
-           'make_accelerator', 'compile_model', 'progress']
+           'damaged', 'read_json', 'write_yaml', 'read_yaml', 'write_csv', 'read_csv', 'check_free',
+           'parameter_defaults', 'injected_names', 'check_known', 'check_types', 'read_parameters', 'check_choice',
+           'check_range', 'seed_for', 'generator_for', 'cpu_capabilities', 'bf16_in_hardware', 'check_tracker',
+           'resolved_device', 'resolved_precision', 'make_accelerator', 'compile_model', 'progress']
 
 # %% ../nbs/00_core.ipynb #eb438461
 import ast
@@ -94,10 +94,18 @@ def write_json(path: str | Path, value: dict) -> Path:
     text = json.dumps(finite(value), indent=2, allow_nan=False) + "\n"
     return write_atomic(path, lambda p: p.write_text(text, encoding="utf-8"))
 
+# %% ../nbs/00_core.ipynb #83a3b4f2
+def damaged(path: str | Path, why) -> ValueError:  # to be raised
+    "The error for a file of simseg's own that cannot be read."
+    return ValueError(f"{path} cannot be read ({str(why).splitlines()[0]}); delete it, and run the same command again.")
+
 
 def read_json(path: str | Path) -> dict:
-    "What `write_json` wrote."
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    "Read what `write_json` wrote; raise `ValueError` for anything but names and values."
+    try: value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error: raise damaged(path, error) from error
+    if not isinstance(value, dict): raise damaged(path, f"it holds a {type(value).__name__}, not names and values")
+    return value
 
 # %% ../nbs/00_core.ipynb #832ebf81
 def write_yaml(path: str | Path, value: dict) -> Path:
@@ -107,14 +115,29 @@ def write_yaml(path: str | Path, value: dict) -> Path:
 
 
 def read_yaml(path: str | Path) -> dict:
-    "A YAML file of plain values; an empty one is an empty dictionary."
+    "Read a YAML file of plain values, an empty one as an empty dictionary; raise `ValueError` for anything else."
     safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
-    return yaml.load(Path(path).read_text(encoding="utf-8"), safe) or {}
+    try: value = yaml.load(Path(path).read_text(encoding="utf-8"), safe) or {}
+    except (yaml.YAMLError, ValueError) as error: 
+        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}).") from error
+    if not isinstance(value, dict): raise ValueError(f"{path} holds a {type(value).__name__}, not names and values.")
+    return value
 
 
 def write_csv(path: str | Path, rows: list[dict] | pd.DataFrame) -> Path:
     "Write a table as CSV."
     return write_atomic(path, lambda p: pd.DataFrame(rows).to_csv(p, index=False, encoding="utf-8"))
+
+
+def read_csv(
+    path: str | Path,
+    column: str = "",  # that the table has at least
+) -> pd.DataFrame:
+    "Read what `write_csv` wrote; raise `ValueError` for no table, or one without that column."
+    try: table = pd.read_csv(path)
+    except ValueError as error: raise damaged(path, error) from error
+    if column and column not in table: raise damaged(path, f"it has no column {column}")
+    return table
 
 # %% ../nbs/00_core.ipynb #582b7993
 def check_free(

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .core import check_choice, resolve_path, write_atomic
+from .run import check_made
 
 # %% ../nbs/07_transfer.ipynb #dd41f8e3
 ENCODERS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
@@ -148,6 +149,7 @@ def load_encoder(
 ):
     "Load a pretrained encoder, every weight and batch-norm statistic; raises `ValueError` when one does not arrive."
     path = encoder_file(path)
+    check_made(path)
     tensors = read_weights(path)
     places = _encoders_within(list(tensors))
     wanted = encoder.state_dict()

@@ -30,7 +30,7 @@ from .data import KnownImages, known_images, load_pairs, read_known, reading_of,
 from .data import to_device
 from .masks import (BORDERS, LOSSES, count_batch, loss_of, make_loss, make_targets, n_channels, parse_classes,
                           summarise)
-from .run import Best, Run, State, check_finite, file_fingerprint
+from .run import Best, Run, State, check_finite, check_made, file_fingerprint
 from .synthetic import ImageData
 from .transfer import ENCODERS, UNTRAINED, encoder_file, start_from
 
@@ -263,7 +263,8 @@ def _read_part(path: Path) -> dict:
     "A JSON file of a model's folder; empty where it is not there."
     if not path.is_file(): return {}
     try: return read_json(path)
-    except ValueError as error: raise ValueError(f"{path} cannot be read ({error}); copy the folder again.") from error
+    except ValueError as error:
+        raise ValueError(f"{str(error).partition('; delete')[0]}; copy the folder again, or train again.") from error
 
 
 def _image_size(folder: Path, image_size: int, preprocessing: dict) -> int:
@@ -287,6 +288,7 @@ def load_model(
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"There is no model in {folder} (config.json is missing); "
                                 "give the folder model/ that 09_unet wrote.")
+    check_made(folder)
     preprocessing = _read_part(folder / "preprocessing.json")
     preprocessing["image_size"] = _image_size(folder, image_size, preprocessing)
     preprocessing.setdefault("classes", "")
