@@ -6,8 +6,8 @@
 __all__ = ['SHOWN', 'HOW_IT_RUNS', 'BEGAN_WITH', 'RUN_FILES', 'SMALL', 'MADE', 'MEASURED', 'COPIES', 'git_commit', 'provenance',
            'file_fingerprint', 'code_fingerprint', 'epoch_line', 'check_finite', 'State', 'Best', 'first_difference',
            'what_it_made', 'check_files', 'check_made', 'files_left', 'clear_remains', 'clear_run', 'read_params',
-           'read_metrics', 'read_state', 'check_folder', 'check_room', 'OwnedFolder', 'ClaimedFolder', 'RecordedEpochs',
-           'Run']
+           'read_metrics', 'read_state', 'check_folder', 'check_room', 'uninterrupted', 'OwnedFolder', 'ClaimedFolder',
+           'RecordedEpochs', 'Run']
 
 # %% ../nbs/01_run.ipynb #b31a45db
 import ast
@@ -16,8 +16,10 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 import time
 import zipfile
 from datetime import UTC, datetime
@@ -31,8 +33,9 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from .core import check_free, cpu_capabilities, damaged, make_accelerator, read_csv, read_json, read_yaml
-from .core import repo_root, resolve_path, seed_for, write_atomic, write_csv, write_json, write_yaml
+from .core import check_free, check_torch, cpu_capabilities, damaged, make_accelerator, own_threads, read_csv
+from .core import read_json, read_yaml, repo_root, resolve_path, seed_for, write_atomic, write_csv, write_json
+from .core import write_yaml
 
 # %% ../nbs/01_run.ipynb #fd277a06
 def _git(*arguments: str) -> str:  # what it printed; empty without git or a repository
@@ -220,9 +223,10 @@ class Best:
 
 # %% ../nbs/01_run.ipynb #5c94a82c
 # parameters that say how a run is run, not what it is
-HOW_IT_RUNS = ["data_root", "device", "precision", "processes", "out_dir", "overwrite", "tracker", "stop_after"]
+HOW_IT_RUNS = ["data_root", "device", "precision", "processes", "threads", "out_dir", "overwrite", "tracker",
+               "stop_after"]
 # of `ran_on`: what a run cannot go on without
-BEGAN_WITH = ["stage", "code", "device", "precision", "images", "left_out", "encoder", "model"]
+BEGAN_WITH = ["stage", "code", "device", "precision", "threads", "images", "left_out", "encoder", "model"]
 
 
 def first_difference(
@@ -364,6 +368,17 @@ def check_room(
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     check_free(folder, COPIES * size, "training this model", "out_dir")
 
+# %% ../nbs/01_run.ipynb #5e067da5
+@contextlib.contextmanager
+def uninterrupted():
+    "Pass over further interrupts."
+    if threading.current_thread() is not threading.main_thread():  # to which interrupts go
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try: yield
+    finally: signal.signal(signal.SIGINT, before)
+
 # %% ../nbs/01_run.ipynb #86dfbd14
 class OwnedFolder:
     "A run's folder, which is nobody else's from `with` on."
@@ -373,7 +388,9 @@ class OwnedFolder:
         stage: str,  # "simclr", "unet", …
         params: dict,  # the stage's parameters, checked
         seeded: tuple[str, ...] = (),  # what its seed decides, as for `seed_for`
+        launched: bool = False,  # as for `make_accelerator`
     ):
+        check_torch()
         self.stage = stage
         self.params = params
         self.seeded = seeded
@@ -381,7 +398,7 @@ class OwnedFolder:
         self.tracker = params.get("tracker", "none")
         where = self.folder / "tracker"
         device = params.get("device", "cpu")  # a stage that only draws says neither
-        self.accelerator = make_accelerator(device, params.get("precision", "fp32"), self.tracker, where)
+        self.accelerator = make_accelerator(device, params.get("precision", "fp32"), self.tracker, where, launched)
         self.state = State(self.folder / "checkpoint.pt")
         self.claimed = False  # whether what lies in the folder is this run's
 
@@ -391,9 +408,12 @@ class OwnedFolder:
         except Timeout:
             sentence = f"{self.params['out_dir']} is in use by another run; wait for it, or take another out_dir."
             raise ValueError(sentence) from None
+        self.settings = contextlib.ExitStack()
+        self.settings.enter_context(own_threads(self.params.get("threads", 1)))
         return self
 
     def __exit__(self, kind, error, traceback):
+        self.settings.close()
         if kind is not None and (self.claimed or not files_left(self.folder)):
             if issubclass(kind, KeyboardInterrupt): self.note("stopped")
             else: self.note("failed", sentence=str(error).split("\n")[0] or kind.__name__)
@@ -516,6 +536,7 @@ class RecordedEpochs(ClaimedFolder):
             else: self.stopped = False  # it ended by itself, perhaps before the last epoch
         except KeyboardInterrupt:
             if not self.state.path.exists(): raise  # in the first epoch nothing has been learnt yet
+            self.settings.enter_context(uninterrupted())
             self.state.restore()
             write_csv(self.folder / "history.csv", self.history)
         self.stopped = self.stopped and self.state.epoch < self.params["epochs"]

@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULES', 'TEST_SET', 'SEEDED', 'dataset', 'data_root', 'max_images', 'max_unreadable', 'threshold_masks',
            'classes', 'duplicates', 'border', 'split', 'split_seed', 'label_ratio', 'encoder', 'encoder_name',
            'freeze_encoder', 'image_size', 'batch_size', 'epochs', 'learning_rate', 'encoder_rate', 'schedule', 'loss',
-           'ema', 'patience', 'augment', 'consistency', 'seed', 'device', 'precision', 'compile', 'tracker',
+           'ema', 'patience', 'augment', 'consistency', 'seed', 'device', 'precision', 'compile', 'threads', 'tracker',
            'stop_after', 'overwrite', 'out_dir', 'make_unet', 'predict_batches', 'count_images', 'train_mode',
            'split_batches', 'train_epoch', 'make_adam', 'make_schedule', 'make_average', 'epochs_since_best',
            'finetune', 'describe_training', 'save_model', 'load_model', 'check_unet', 'best_epoch',
@@ -313,6 +313,7 @@ def check_unet(
     whole = ("epochs", "max_images", "seed", "split_seed", "stop_after", "patience")
     for name in whole: check_range(name, params[name], 0)
     check_range("batch_size", params["batch_size"], 2)
+    check_range("threads", params["threads"], 1)
     check_range("learning_rate", params["learning_rate"], 0, open_low=True)
     check_range("label_ratio", params["label_ratio"], 0, 0.8, open_low=True)
     check_range("encoder_rate", params["encoder_rate"], 0, open_low=True)
@@ -423,6 +424,7 @@ seed = 0  # of the decoder's weights, order and augmentation
 device = "auto"  # auto, cpu, cuda
 precision = "auto"  # auto, fp32, bf16
 compile = "auto"  # torch.compile: auto, on, off; auto compiles long runs
+threads = 1  # CPU threads; how many share a sum decides its last digits
 tracker = "none"  # where losses and metrics go too: none, tensorboard, wandb, … if it is installed
 stop_after = 0  # stop after that many epochs, to look and go on later; 0 runs to the end
 overwrite = False  # replace another run that out_dir holds
