@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import shlex
+import signal
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -21,11 +22,11 @@ import yaml
 from filelock import FileLock, Timeout
 from snakemake.logging import logger
 
-from simseg.batch import StudyLines
+from simseg.batch import STOPS, SUMS, StudyLines, is_heard
 from simseg.core import resolved_precision
 from simseg.data import files_fingerprint
 from simseg.report import print_results
-from simseg.run import code_fingerprint
+from simseg.run import code_fingerprint, read_state
 from simseg.study import RESOURCES, cells_to_run, check_files, check_not_taken, check_study, collect_results
 from simseg.study import evaluation_params, note_origin, pretraining_seed, ready_encoder, run_dir, run_resources
 from simseg.study import simclr_params, split_arm, unet_params
@@ -34,6 +35,14 @@ from simseg.transfer import UNTRAINED, encoder_file
 # glibc keeps freed memory for the next step instead of giving it back to the system: benchmarks/bench_memory.py says
 # what that gains. Without this line, or with a GLIBC_TUNABLES of one's own, it does as it likes.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1073741824")
+
+# Runs do not hear of what changes figures, nor how Python starts.
+for name in [name for name in os.environ if not is_heard(name)]: del os.environ[name]
+os.environ["PYTHONUTF8"] = "1"
+
+lines = StudyLines()
+if workflow.is_main_process:
+    for each in STOPS: signal.signal(each, lines.stop)
 
 study_file = (workflow.configfiles or ["the command line"])[-1]
 try:
@@ -49,14 +58,15 @@ papermill = f"{python} -m papermill --engine simseg --kernel python3 --no-progre
 HOW_IT_RUNS = ["data_root", "device", "precision"]  # a change of these makes no other run, and reruns nothing
 try: precision = resolved_precision(study["precision"], study["device"])
 except ValueError: precision = f"{study['precision']} on {study['device']}"  # where jobs are submitted is no GPU
-how_it_runs = " ".join(f"-r {key} {shlex.quote(study[key])}" for key in HOW_IT_RUNS)
+how_it_runs = " ".join(f"-r {key} {shlex.quote(study[key])}" for key in HOW_IT_RUNS) + f" -p threads {study['threads']}"
+write_sums = f"{python} -c 'from simseg.batch import write_sums; write_sums()'"
 
 wildcard_constraints:
     encoder=r"\w+", arm=r"\w+(-\w+)?", ratio=r"[0-9.e-]+", seed="[0-9]+"
 
 def as_yaml(params):
     "What makes a run, in one line."
-    asked = {key: value for key, value in params.items() if key not in HOW_IT_RUNS}
+    asked = {key: value for key, value in params.items() if key not in [*HOW_IT_RUNS, "threads"]}
     return yaml.safe_dump(asked, default_flow_style=True, width=float("inf")).strip()
 
 def made(*names):
@@ -67,7 +77,7 @@ def batch_job(notebook):
     "Run a stage, and write down what it has made; a run that was stopped has no metrics.json, and so is not finished."
     asked = f"-y {{params.asked:q}} {how_it_runs}"
     run = f"SIMSEG_GPUS={{resources.gpu}} {papermill} nbs/{notebook}.ipynb {{log[0]}} {asked} > {{log[1]}} 2>&1"
-    return f"{run} && sha256sum {{params.made}} > {{output}}"
+    return f"{run} && {write_sums} {{output}} {{params.made}}"
 
 def pretrained(wildcards):
     encoder, _ = split_arm(wildcards.arm)
@@ -100,9 +110,9 @@ def depends_on(stage, params):
 
 evaluated = [run_dir(study, "evaluation", arm, seed, ratio) for arm, ratio, seed in cells_to_run(study)]
 
-# a run whose files somebody has removed has to run again
+# a run whose files somebody has removed, or that are damaged, has to run again
 for file in Path(root).glob("**/results.sha256"):
-    if not file.with_name("metrics.json").exists(): file.unlink()
+    if read_state(file.parent)["state"] != "done" or not SUMS.fullmatch(file.read_bytes()): file.unlink()
 if not all(Path(root, name).exists() for name in ("results.csv", "report.html")):
     Path(root, "report.sha256").unlink(missing_ok=True)
 
@@ -118,7 +128,7 @@ if workflow.is_main_process:
     gpus = ",".join(map(str, range(torch.cuda.device_count())))
     if gpus: os.environ.setdefault("CUDA_VISIBLE_DEVICES", gpus)
     for handler in logger.handlers: handler.addFilter(says_more)
-    logger.addHandler(StudyLines())
+    logger.addHandler(lines)
 
 lock = FileLock(f"{root}/.lock", timeout=0)  # the system lets go of it when this process ends, in whatever way
 
@@ -127,12 +137,14 @@ onstart:
     try: lock.acquire()
     except Timeout: raise WorkflowError(f"The study {study['name']} is running already; wait for it, or stop it first.")
     note_origin(study, study_file)
+    for each in STOPS: signal.signal(each, lines.stop)  # Snakemake has its own by now, which waits for every run's end
 
 make_report = f"{python} -c 'from simseg.command import main; main()' report {root}/study.yaml > {root}/log.txt 2>&1"
 
 onsuccess: print_results(root)
 
 onerror:
+    if lines.stopped: lines.leave()
     # What there is gets its report, and the report says what is missing. It is not the rule's, whose marker says that
     # it is whole.
     if collect_results(study).size: shell(f"{make_report} || true")
@@ -145,7 +157,7 @@ rule report:
     output: f"{root}/report.sha256"
     log: f"{root}/report.ipynb", f"{root}/log.txt"
     params: yaml.safe_dump(study), code_fingerprint("report")
-    shell: f"{make_report} && sha256sum {root}/results.csv {root}/report.html > {{output}}"
+    shell: f"{make_report} && {write_sums} {{output}} {root}/results.csv {root}/report.html"
 
 rule simclr:
     output: f"{root}/simclr/{{encoder}}/seed{{seed}}/results.sha256"

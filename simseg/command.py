@@ -6,7 +6,6 @@
 __all__ = ['ENDS', 'CLEAR', 'describe_progress', 'show_progress', 'make_report', 'find_models', 'describe_classes', 'main']
 
 # %% ../nbs/17_command.ipynb #2e2b9b70
-import contextlib
 import sys
 import time
 from pathlib import Path
@@ -152,7 +151,7 @@ def _run_classes(args) -> int:
 
 def _run_status(args) -> int:  # exit code
     "`simseg status`"
-    with contextlib.suppress(KeyboardInterrupt): show_progress(args.study, args.watch)
+    show_progress(args.study, args.watch)
     return 0
 
 

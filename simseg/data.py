@@ -16,6 +16,7 @@ __all__ = ['ENDINGS', 'HEIC', 'RAW', 'OTHER', 'THUMBNAIL', 'CACHE_FORMAT', 'PETS
            'is_known', 'split_unlabelled', 'to_device', 'take']
 
 # %% ../nbs/05_data.ipynb #381510a1
+import contextlib
 import difflib
 import hashlib
 import json
@@ -39,6 +40,7 @@ from .core import check_choice, check_free, check_range, progress, read_json, re
 from .core import write_atomic, write_json
 from .masks import (BACKGROUND, BORDER, FOREGROUND, as_trimap, border_code, by_class, class_code, count_values,
                           mask_values, parse_classes, read_class_lines, read_class_table)
+from .run import check_files, check_made, file_fingerprint
 from .synthetic import ImageData, draw_synthetic, fingerprint_of
 
 # %% ../nbs/05_data.ipynb #c3d0afd4
@@ -361,7 +363,7 @@ def _decode(
     }
 
 # %% ../nbs/05_data.ipynb #ea0dc03b
-CACHE_FORMAT = 4  # of the files in a cached set; another number makes a new one
+CACHE_FORMAT = 5  # of the files in a cached set; another number makes a new one
 
 
 def _build_cache(source: Source, key: dict, size: int, final: Path):
@@ -377,6 +379,7 @@ def _build_cache(source: Source, key: dict, size: int, final: Path):
         print_of = fingerprint_of(pixels["images"], pixels.get("masks"))
         if meta["classes"]: print_of = hashlib.sha256(f"{print_of} {meta['classes']}".encode()).hexdigest()[:16]
         write_json(building / "meta.json", {"key": key, "size": size, "fingerprint": print_of, **meta})
+        write_json(building / "sums.json", {file.name: file_fingerprint(file) for file in building.iterdir()})
         os.rename(building, final)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
@@ -384,7 +387,8 @@ def _build_cache(source: Source, key: dict, size: int, final: Path):
 
 
 def _open_cache(folder: Path) -> ImageData:
-    "Memory-map a decoded set; copy-on-write, since torch warns of arrays it may not write to."
+    "Memory-map a decoded set, copy-on-write, since torch warns of arrays it may not write to; `ValueError` if damaged."
+    check_files(folder, read_json(folder / "sums.json"))
     meta = read_json(folder / "meta.json")
     arrays = {path.stem: np.load(path, mmap_mode="c") for path in folder.glob("*.npy")}
     labels = np.array(meta["labels"], np.int64)
@@ -420,10 +424,13 @@ def cached(
     "A decoded set from the cache, decoded first if need be."
     digest = hashlib.sha256(json.dumps([CACHE_FORMAT, key, size], sort_keys=True).encode()).hexdigest()[:16]
     final = cache_dir() / f"{key['dataset']}-{size}px-{digest}"
-    if final.exists(): return _open_cache(final)
+    with contextlib.suppress(ValueError, FileNotFoundError): return _open_cache(final)
     _cache_writable(final.parent)
     with FileLock(final.parent / f".{key['dataset']}.lock"):
-        if final.exists(): return _open_cache(final)
+        try: return _open_cache(final)
+        except (ValueError, FileNotFoundError) as error:
+            if final.exists(): print(f"{str(error).partition(';')[0]}; the images are decoded anew.", flush=True)
+            shutil.rmtree(final, ignore_errors=True)
         _build_cache(make(), key, size, final)
         others = [folder for folder in final.parent.glob(f"{key['dataset']}-{size}px-*") if folder != final]
         for folder in others:
@@ -436,7 +443,8 @@ def list_cache() -> pd.DataFrame:  # name, what, images, MB, last_used
     rows = []
     for folder in sorted(cache_dir().glob("[!.]*-*px-*")):
         if not (folder / "meta.json").is_file(): continue
-        meta = read_json(folder / "meta.json")
+        try: meta = read_json(folder / "meta.json")
+        except ValueError: meta = {"key": {"dataset": "damaged"}, "names": []}
         size = sum(path.stat().st_size for path in folder.iterdir())
         what = meta["key"].get("path", meta["key"]["dataset"])
         rows.append({"name": folder.name, "what": what, "images": len(meta["names"]), "MB": round(size / 1e6, 1)})
@@ -1163,8 +1171,11 @@ def read_known(
     "What `save_known` wrote."
     from safetensors.numpy import load_file
 
+    check_made(path)
     if not path.is_file(): return None
-    saved = load_file(path)
+    try: saved = load_file(path)
+    except Exception as error:  # each damage has a class of its own
+        raise ValueError(f"{path} cannot be read ({error}); copy its folder again, or train again.") from error
     return KnownImages(np.array([bytes(row).hex() for row in saved["ids"]], str), saved["thumbnails"])
 
 # %% ../nbs/05_data.ipynb #4fc5780e

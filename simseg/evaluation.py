@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['model_dir', 'dataset', 'data_root', 'max_images', 'max_unreadable', 'threshold_masks', 'classes', 'duplicates',
-           'border', 'split', 'split_seed', 'threshold', 'seed', 'device', 'precision', 'overwrite', 'out_dir',
-           'evaluate', 'find_objects', 'show_overlays', 'check_test_set', 'check_classes', 'check_unseen',
+           'border', 'split', 'split_seed', 'threshold', 'seed', 'device', 'precision', 'threads', 'overwrite',
+           'out_dir', 'evaluate', 'find_objects', 'show_overlays', 'check_test_set', 'check_classes', 'check_unseen',
            'write_overlays', 'run_evaluation']
 
 # %% ../nbs/10_evaluation.ipynb #a57e1985
@@ -140,6 +140,7 @@ def run_evaluation(
     "Evaluate on the test images; write metrics.json, per_image.csv, overlays.png and worst.png to `out_dir`."
     check_threshold(params["threshold"])
     check_range("seed", params["seed"], 0)
+    check_range("threads", params["threads"], 1)
     with Run("evaluation", params) as run:
         model, preprocessing = load_model(params["model_dir"])
         check_test_set(params, preprocessing.get("trained_on", {}))
@@ -183,5 +184,6 @@ threshold = 0.5  # probability from which a pixel is called pet
 seed = 0  # which test images the overlays show
 device = "auto"  # auto, cpu, cuda
 precision = "auto"  # auto, fp32, bf16
+threads = 1  # CPU threads; how many share a sum decides its last digits
 overwrite = False  # replace another run that out_dir holds
 out_dir = "outputs/example/evaluation"  # where the files go

@@ -377,6 +377,9 @@ def main(
     except (ValueError, OSError) as error:
         print(f"simseg: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on.", file=sys.stderr)
+        code = 130
     sys.exit(code)
 
 # %% ../nbs/11_predict.ipynb #c7718928

@@ -28,12 +28,12 @@ from .evaluation import find_objects
 from .figures import (METRIC_NAMES, add_class_legend, encoder_colours, overlay_batch, paint_classes, plot_curve,
                             ratio_axis, set_theme, show_images)
 from .masks import class_names, make_targets
-from .run import read_state
+from .run import read_params, read_state
 from .statistics import seed_interval
 from .study import (BASE, arm_label, arm_name, cell_name, collect_counts, collect_histories, collect_params,
-                          collect_results, collect_validation, counted_runs, evaluated_cells, evaluation_params, left_out, pretrainings,
-                          ratio_label, read_history, read_study, recorded_counts, run_dir, run_minutes, split_arm,
-                          study_cells, study_data, study_progress, unet_params)
+                          collect_results, collect_validation, counted_runs, evaluated_cells, evaluation_params, left_out,
+                          pretrainings, ratio_label, read_history, read_study, recorded_counts, run_dir, run_minutes,
+                          split_arm, study_cells, study_data, study_progress, unet_params)
 from .unet import KEPT_EPOCH, load_model
 from .verdict import verdict, warnings_of
 
@@ -162,7 +162,7 @@ def describe_images(
     if data.skipped: lines.append(f"Labelled: {len(data.skipped)} files were left out, see `skipped.csv` of a run.")
     for encoder, seed in dict(pretrainings(study)).items():
         folder = resolve_path(run_dir(study, "simclr", encoder, seed))
-        if not (folder / "metrics.json").is_file(): continue
+        if read_state(folder)["state"] != "done": continue
         metrics = read_json(folder / "metrics.json")
         line = f"{encoder}: pretrained on {metrics['n_train'] + metrics['n_val']:,} images"
         if metrics["n_left_out"]:
@@ -179,7 +179,7 @@ def _what_ran(study: dict) -> pd.DataFrame:  # a row a run: when, and what its p
     for run in counted_runs(study):
         folder = resolve_path(run_dir(study, *run))
         if not (folder / "params.yaml").is_file(): continue  # a pretraining whose folder was removed since
-        rows.append({**read_yaml(folder / "params.yaml")["ran_on"], "when": read_state(folder).get("when", "")})
+        rows.append({**read_params(folder)["ran_on"], "when": read_state(folder).get("when", "")})
     return pd.DataFrame(rows)
 
 

@@ -7,11 +7,11 @@ __all__ = ['OPTIMIZERS', 'COLLAPSED', 'BANK', 'SEEDED', 'MEMBER', 'REFUSED', 'da
            'max_unreadable', 'threshold_masks', 'classes', 'duplicates', 'leave_out', 'split', 'split_seed',
            'image_size', 'encoder_name', 'start', 'projection_hidden', 'projection_dim', 'temperature',
            'jitter_strength', 'blur', 'min_scale', 'batch_size', 'epochs', 'warmup_epochs', 'optimizer',
-           'learning_rate', 'weight_decay', 'val_fraction', 'seed', 'device', 'precision', 'compile', 'tracker',
-           'stop_after', 'overwrite', 'processes', 'out_dir', 'SimCLR', 'nt_xent', 'make_optimizer', 'make_schedule',
-           'encode', 'knn_accuracy', 'linear_probe', 'spread', 'alignment', 'uniformity', 'validate', 'check_collapse',
-           'process_count', 'gather_views', 'SharedBatchNorm2d', 'share_batch_norm', 'train_epoch', 'classify',
-           'steps_per_epoch', 'views_of', 'watch', 'pretrain', 'check_simclr', 'last_epoch', 'labelled_set',
+           'learning_rate', 'weight_decay', 'val_fraction', 'seed', 'device', 'precision', 'compile', 'threads',
+           'tracker', 'stop_after', 'overwrite', 'processes', 'out_dir', 'SimCLR', 'nt_xent', 'make_optimizer',
+           'make_schedule', 'encode', 'knn_accuracy', 'linear_probe', 'spread', 'alignment', 'uniformity', 'validate',
+           'check_collapse', 'process_count', 'gather_views', 'SharedBatchNorm2d', 'share_batch_norm', 'train_epoch',
+           'classify', 'steps_per_epoch', 'views_of', 'watch', 'pretrain', 'check_simclr', 'last_epoch', 'labelled_set',
            'tested_images', 'what_else_it_begins_with', 'Pretraining', 'said_by_first', 'train_along',
            'pretrain_in_folder', 'run_member', 'start_processes', 'run_in_processes', 'run_simclr']
 
@@ -34,11 +34,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from .augmentations import jitter_colour, normalise, two_views
-from .core import COMPILE, check_choice, check_range, compile_model, generator_for, make_accelerator, progress
-from .core import resolve_path, resolved_device, seed_for
+from .core import COMPILE, TORCHRUN, UNASKED, check_choice, check_range, compile_model, environment_without
+from .core import generator_for, make_accelerator, own_threads, progress, resolve_path, resolved_device, seed_for
 from .data import DRAWN, ImageData, KnownImages, known_images, load_pairs, load_unlabelled, reading_of, save_known
 from .data import split_data, split_unlabelled, take, to_device
-from .run import Run, State, check_finite, file_fingerprint
+from .run import Run, State, check_finite, file_fingerprint, uninterrupted
 from .transfer import UNTRAINED, check_encoder, encoder_file, make_encoder, save_encoder, start_from
 
 # %% ../nbs/08_simclr.ipynb #5702b4e6
@@ -409,7 +409,7 @@ def check_simclr(
     for name in ("temperature", "learning_rate"): check_range(name, params[name], 0, open_low=True)
     check_range("min_scale", params["min_scale"], 0, 1, open_low=True)
     check_range("batch_size", params["batch_size"], 2)
-    check_range("processes", params["processes"], 1)
+    for name in ("processes", "threads"): check_range(name, params[name], 1)
     if params["batch_size"] % params["processes"]:
         raise ValueError(f"batch_size={params['batch_size']} is shared by processes={params['processes']}; "
                          "take a batch_size that this divides.")
@@ -506,20 +506,22 @@ def said_by_first(
 
 def train_along(params: dict):
     "The run of every process but the first."
-    accelerator = make_accelerator(params["device"], params["precision"])
-    begun = Pretraining(params, accelerator)
-    if said_by_first(False, accelerator.device): return
-    state = State(resolve_path(params["out_dir"]) / "checkpoint.pt")
-    for done, _ in enumerate(begun.epochs(state), 1):
-        if done == params["stop_after"]: break
+    accelerator = make_accelerator(params["device"], params["precision"], launched=True)
+    with own_threads(params["threads"]):
+        begun = Pretraining(params, accelerator)
+        if said_by_first(False, accelerator.device): return
+        state = State(resolve_path(params["out_dir"]) / "checkpoint.pt")
+        for done, _ in enumerate(begun.epochs(state), 1):
+            if done == params["stop_after"]: break
 
 # %% ../nbs/08_simclr.ipynb #e957c693
 def pretrain_in_folder(
     params: dict,  # as the parameters cell of 08_simclr has them, checked
     train: bool = True,  # False only keeps what an earlier sitting has learnt
+    launched: bool = False,  # as for `make_accelerator`
 ) -> list[dict]:  # the history
     "One process's run."
-    with Run("simclr", params, SEEDED) as run:
+    with Run("simclr", params, SEEDED, launched) as run:
         begun = Pretraining(params, run.accelerator)
         run.claim(begun.model, **begun.began_with)
         if said_by_first(run.finished, run.accelerator.device): return run.history
@@ -549,8 +551,9 @@ def run_member():
     "One of several processes."
     threading.Thread(target=_end_with_launcher, daemon=True).start()
     params = json.loads(sys.argv[1])
-    run = train_along if int(os.environ["RANK"]) else pretrain_in_folder
-    try: run(params)
+    try:
+        if int(os.environ["RANK"]): train_along(params)
+        else: pretrain_in_folder(params, launched=True)
     except (ValueError, OSError) as error: sys.exit(f"{REFUSED}{error}")
 
 # %% ../nbs/08_simclr.ipynb #58bc2baf
@@ -563,12 +566,14 @@ def start_processes(
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     stopped = False
     with tempfile.TemporaryFile("w+") as complaints:
-        group = subprocess.Popen(command, **pipes, stderr=complaints, start_new_session=True)
+        environment = environment_without(UNASKED + TORCHRUN)
+        group = subprocess.Popen(command, **pipes, env=environment, stderr=complaints, start_new_session=True)
         try:
             for line in group.stdout: print(line, end="", flush=True)
         except KeyboardInterrupt: stopped = True
-        group.stdin.close()
-        code = group.wait()
+        with uninterrupted():
+            group.stdin.close()
+            code = group.wait()
         complaints.seek(0)
         return stopped, code, complaints.read().splitlines()
 
@@ -579,7 +584,8 @@ def run_in_processes(params: dict) -> list[dict]:  # the history
         raise ValueError(f"processes={params['processes']}, but torch sees {torch.cuda.device_count()} GPU(s) here.")
     stopped, code, complaints = start_processes(params)
     folder = resolve_path(params["out_dir"])
-    if stopped and (folder / "checkpoint.pt").exists(): return pretrain_in_folder(params, train=False)
+    if stopped and (folder / "checkpoint.pt").exists():
+        with uninterrupted(): return pretrain_in_folder(params, train=False)
     if stopped: raise KeyboardInterrupt
     refused = [line.removeprefix(REFUSED) for line in complaints if line.startswith(REFUSED)]
     if refused: raise ValueError(refused[0])
@@ -626,6 +632,7 @@ seed = 0  # of weights, order and views
 device = "auto"  # auto, cpu, cuda
 precision = "auto"  # auto, fp32, bf16
 compile = "auto"  # torch.compile: auto, on, off; auto compiles long runs
+threads = 1  # CPU threads; how many share a sum decides its last digits
 tracker = "none"  # where losses and metrics go too: none, tensorboard, wandb, … if it is installed
 stop_after = 0  # stop after that many epochs, to look and go on later; 0 runs to the end
 overwrite = False  # replace another run that out_dir holds

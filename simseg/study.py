@@ -24,11 +24,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from .core import (check_known, check_range, check_types, parameter_defaults, read_json, read_yaml, repo_root,
-                         resolve_path, resolved_device, write_json, write_yaml)
+from .core import (check_known, check_range, check_types, damaged, parameter_defaults, read_csv, read_json,
+                         read_yaml, repo_root, resolve_path, resolved_device, write_json, write_yaml)
 from .data import DRAWN, READING, check_source, load_pairs, reading_of, split_data
 from .masks import check_threshold
-from .run import first_difference, read_state
+from .run import first_difference, read_params, read_state
 from .simclr import check_simclr
 from .statistics import count_pixels
 from .transfer import UNTRAINED, encoder_file
@@ -396,6 +396,13 @@ def other_study(
     return first_difference(_flat(without[0]), {**_flat(without[1]), "ran_on": {}})
 
 # %% ../nbs/13_study.ipynb #4ca305b7
+def _read_begun(file: Path) -> dict:
+    "Read outputs/<study>/study.yaml; raise `ValueError` where its last key is missing."
+    study = read_yaml(file)
+    if not isinstance(study.get("resources"), dict): raise damaged(file, "it is empty or cut off")
+    return study
+
+
 def _origin(file: str | Path) -> str:
     "A study file as origin.json names it: relative to the top of the repository where it lies below it."
     path = resolve_path(file)
@@ -409,8 +416,8 @@ def check_not_taken(
     "Raise `ValueError` where another file has run another study under this name."
     folder = resolve_path(f"outputs/{study['name']}")
     if not ((folder / "origin.json").is_file() and (folder / "study.yaml").is_file()): return
-    taken_by = read_json(folder / "origin.json")["file"]
-    difference = other_study(read_yaml(folder / "study.yaml"), study)
+    taken_by = read_json(folder / "origin.json").get("file")
+    difference = other_study(_read_begun(folder / "study.yaml"), study)
     its_own = resolve_path(file) == folder / "study.yaml"
     if taken_by == _origin(file) or its_own or not difference: return
     raise ValueError(f"outputs/{study['name']} holds the study of {taken_by} ({difference}); give this one another "
@@ -432,7 +439,7 @@ def begun_file(
     path = resolve_path(path)
     asked = read_yaml(path) if path.is_file() else {}
     ran = resolve_path(f"outputs/{asked.get('name')}/study.yaml")
-    same = ran.is_file() and not other_study(read_yaml(ran), {**STUDY_DEFAULTS, **asked})
+    same = ran.is_file() and not other_study(_read_begun(ran), {**STUDY_DEFAULTS, **asked})
     return ran if same else path
 
 
@@ -440,7 +447,7 @@ def begun_study(path: str | Path) -> dict:
     "A study as `begun_file` has it."
     file = begun_file(path)
     begun = file.name == "study.yaml" and file.parent.parent == resolve_path("outputs")  # and so was checked
-    return read_yaml(file) if begun else read_study(file)
+    return _read_begun(file) if begun else read_study(file)
 
 # %% ../nbs/13_study.ipynb #a490884a
 def study_data(
@@ -491,13 +498,13 @@ def run_resources(study: dict, stage: str, arm: str, seed: int, ratio: float | N
 
 # %% ../nbs/13_study.ipynb #297635de
 @lru_cache(maxsize=4096)
-def _table(path: Path, changed: tuple) -> pd.DataFrame: return pd.read_csv(path)
+def _table(path: Path, column: str, changed: tuple) -> pd.DataFrame: return read_csv(path, column)
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    "A CSV file."
+def _read_table(path: Path, column: str = "") -> pd.DataFrame:
+    "Read a CSV file that has a column at least."
     status = path.stat()
-    return _table(path, (status.st_mtime_ns, status.st_size))
+    return _table(path, column, (status.st_mtime_ns, status.st_size))
 
 # %% ../nbs/13_study.ipynb #efe8e111
 def _run_folder(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> Path:
@@ -506,13 +513,13 @@ def _run_folder(study: dict, stage: str, arm: str, seed: int, ratio: float | Non
 
 
 @lru_cache(maxsize=4096)
-def _yaml(path: Path, changed: int) -> dict: return read_yaml(path)
+def _params(folder: Path, changed: int) -> dict: return read_params(folder)
 
 
 def _saved_params(folder: Path) -> dict:
     "A run's params.yaml, read again only when it has changed; empty where there is none."
     path = folder / "params.yaml"
-    return _yaml(path, path.stat().st_mtime_ns) if path.is_file() else {}
+    return _params(folder, path.stat().st_mtime_ns) if path.is_file() else {}
 
 
 def run_params(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> dict:
@@ -575,14 +582,16 @@ def runs_of_cell(study: dict, arm: str, ratio: float, seed: int) -> list[tuple]:
 def is_finished(study: dict, arm: str, ratio: float, seed: int) -> bool:
     "Whether a cell's fine-tuning and evaluation are both finished."
     folders = [_run_folder(study, stage, arm, seed, ratio) for stage in ("unet", "evaluation")]
-    return all((folder / "metrics.json").is_file() for folder in folders)
+    return all(read_state(folder)["state"] == "done" for folder in folders)
 
 
 def _differs(study: dict, arm: str, ratio: float, seed: int) -> str:
     "Why a finished cell is not the study's, looked at by itself."
     for stage, *run in runs_of_cell(study, arm, ratio, seed):
-        gone = stage == "simclr" and not _saved_params(_run_folder(study, stage, *run))
-        difference = "" if gone else other_params(study, stage, *run)
+        try:
+            gone = stage == "simclr" and not _saved_params(_run_folder(study, stage, *run))
+            difference = "" if gone else other_params(study, stage, *run)
+        except ValueError as error: return str(error)
         if difference: return f"{stage} with {difference}"
     return _other_inputs(study, arm, ratio, seed)
 
@@ -670,7 +679,7 @@ def collect_validation(
     rows = []
     for arm, ratio, seed in study_cells(study):
         path = _run_folder(study, "unet", arm, seed, ratio) / "metrics.json"
-        metrics = read_json(path) if path.is_file() else {}
+        metrics = read_json(path) if read_state(path.parent)["state"] == "done" else {}
         if "val_iou" not in metrics or other_params(study, "unet", arm, seed, ratio): continue
         encoder, recipe = split_arm(arm)
         losses = list(_read_table(path.with_name("history.csv")).get("val_loss", []))
@@ -682,7 +691,7 @@ def collect_validation(
 def _history(folder: Path) -> pd.DataFrame:
     "The history in a run's folder."
     path = folder / "history.csv"
-    return _read_table(path) if path.is_file() else pd.DataFrame(columns=["epoch"])
+    return _read_table(path, "epoch") if path.is_file() else pd.DataFrame(columns=["epoch"])
 
 
 def read_history(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> pd.DataFrame:

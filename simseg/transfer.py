@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .core import resolve_path, write_atomic
+from .run import check_made
 
 # %% ../nbs/07_transfer.ipynb #dd41f8e3
 UNTRAINED = ["scratch", "imagenet"]  # what an encoder may start from that SimCLR has no part in
@@ -191,6 +192,7 @@ def load_encoder(
 ):
     "Load a pretrained encoder, every weight and batch-norm statistic; raises `ValueError` when one does not arrive."
     path = encoder_file(path)
+    check_made(path)
     tensors = read_weights(path)
     wanted = encoder.state_dict()
     places = _encoders_within(tensors, encoder)

@@ -7,10 +7,11 @@ __all__ = ['SCHEDULES', 'TEST_SET', 'KEPT_EPOCH', 'SEEDED', 'dataset', 'data_roo
            'threshold_masks', 'classes', 'duplicates', 'border', 'split', 'split_seed', 'label_seed', 'label_ratio',
            'encoder', 'encoder_name', 'freeze_encoder', 'image_size', 'batch_size', 'epochs', 'learning_rate',
            'encoder_rate', 'schedule', 'loss', 'ema', 'keep', 'patience', 'augment', 'consistency', 'seed', 'device',
-           'precision', 'compile', 'tracker', 'stop_after', 'overwrite', 'out_dir', 'make_unet', 'predict_batches',
-           'count_images', 'train_mode', 'split_batches', 'train_epoch', 'make_adam', 'make_schedule', 'make_average',
-           'epochs_since_best', 'finetune', 'describe_training', 'save_model', 'load_model', 'check_unet', 'kept_epoch',
-           'what_it_begins_with', 'pretrained_on', 'images_without_labels', 'run_unet']
+           'precision', 'compile', 'threads', 'tracker', 'stop_after', 'overwrite', 'out_dir', 'make_unet',
+           'predict_batches', 'count_images', 'train_mode', 'split_batches', 'train_epoch', 'make_adam',
+           'make_schedule', 'make_average', 'epochs_since_best', 'finetune', 'describe_training', 'save_model',
+           'load_model', 'check_unet', 'kept_epoch', 'what_it_begins_with', 'pretrained_on', 'images_without_labels',
+           'run_unet']
 
 # %% ../nbs/09_unet.ipynb #8d1a090e
 import contextlib
@@ -30,7 +31,7 @@ from .data import KnownImages, known_images, load_pairs, read_known, reading_of,
 from .data import to_device
 from .masks import (BORDERS, LOSSES, count_batch, loss_of, make_loss, make_targets, n_channels, parse_classes,
                           summarise)
-from .run import KEEP, Kept, Run, State, check_finite, file_fingerprint
+from .run import KEEP, Kept, Run, State, check_finite, check_made, file_fingerprint
 from .synthetic import ImageData
 from .transfer import UNTRAINED, check_encoder, encoder_file, start_from
 
@@ -267,7 +268,8 @@ def _read_part(path: Path) -> dict:
     "A JSON file of a model's folder; empty where it is not there."
     if not path.is_file(): return {}
     try: return read_json(path)
-    except ValueError as error: raise ValueError(f"{path} cannot be read ({error}); copy the folder again.") from error
+    except ValueError as error:
+        raise ValueError(f"{str(error).partition('; delete')[0]}; copy the folder again, or train again.") from error
 
 
 def _image_size(folder: Path, image_size: int, preprocessing: dict) -> int:
@@ -291,6 +293,7 @@ def load_model(
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"There is no model in {folder} (config.json is missing); "
                                 "give the folder model/ that 09_unet wrote.")
+    check_made(folder)
     preprocessing = _read_part(folder / "preprocessing.json")
     preprocessing["image_size"] = _image_size(folder, image_size, preprocessing)
     preprocessing.setdefault("classes", "")
@@ -315,6 +318,7 @@ def check_unet(
     whole = ("epochs", "max_images", "seed", "split_seed", "label_seed", "stop_after", "patience")
     for name in whole: check_range(name, params[name], 0)
     check_range("batch_size", params["batch_size"], 2)
+    check_range("threads", params["threads"], 1)
     check_range("learning_rate", params["learning_rate"], 0, open_low=True)
     check_range("label_ratio", params["label_ratio"], 0, 0.8, open_low=True)
     check_range("encoder_rate", params["encoder_rate"], 0, open_low=True)
@@ -432,6 +436,7 @@ seed = 0  # of the decoder's weights, order and augmentation
 device = "auto"  # auto, cpu, cuda
 precision = "auto"  # auto, fp32, bf16
 compile = "auto"  # torch.compile: auto, on, off; auto compiles long runs
+threads = 1  # CPU threads; how many share a sum decides its last digits
 tracker = "none"  # where losses and metrics go too: none, tensorboard, wandb, … if it is installed
 stop_after = 0  # stop after that many epochs, to look and go on later; 0 runs to the end
 overwrite = False  # replace another run that out_dir holds

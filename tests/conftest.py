@@ -37,11 +37,11 @@ def own_cache(tmp_path_factory):
 @pytest.fixture
 def papermill(tmp_path):
     "Run a stage notebook as a study does, from the top of the repository."
-    def run(notebook, *options, **params):
+    def run(notebook, *options, env=None, **params):
         command = [BIN / "papermill", "--engine", "simseg", "--kernel", "python3", "--no-progress-bar"]
         command += [f"nbs/{notebook}.ipynb", tmp_path / f"{notebook}.ipynb", *options]
         for name, value in params.items(): command += ["-p", name, str(value)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
     return run
 
 

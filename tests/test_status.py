@@ -3,10 +3,11 @@ import pytest
 import yaml
 
 from simseg.command import main
-from simseg.core import read_json, write_csv, write_json, write_yaml
+from simseg.core import read_json, resolve_path, write_csv, write_json, write_yaml
 from simseg.run import Run, file_fingerprint
-from simseg.study import (begun_study, check_not_taken, check_study, collect_counts, collect_results, evaluation_params,
-                          judge_cells, left_out, note_origin, study_cells, study_progress, unet_params)
+from simseg.study import (begun_study, check_not_taken, check_study, collect_counts, collect_results,
+                          collect_validation, evaluation_params, judge_cells, left_out, note_origin, run_dir,
+                          study_cells, study_progress, unet_params)
 
 STUDY = """
 name: made-up
@@ -148,3 +149,19 @@ def test_status_needs_no_images(study, workplace, capsys):
     write_yaml("mine.yaml", {key: gone[key] for key in yaml.safe_load(STUDY)})
     code, said = said_by(capsys, "status", "mine.yaml")
     assert code == 0 and "of 4 runs 4 waiting" in said
+
+
+@pytest.mark.parametrize("stage, name", [("unet", "state.json"), ("unet", "metrics.json"), ("unet", "params.yaml"),
+                                         ("evaluation", "state.json"), ("evaluation", "metrics.json"),
+                                         ("evaluation", "per_image.csv"), ("evaluation", "params.yaml")])
+@pytest.mark.parametrize("content", [b"", b"[]", bytes(50), b"iou,tp"])
+def test_a_damaged_file_is_named_and_its_cell_makes_no_result(study, stage, name, content):
+    pretend_all(study)
+    cell = ("scratch", 0.5, 0)
+    file = resolve_path(run_dir(study, stage, *[cell[i] for i in (0, 2, 1)])) / name
+    file.write_bytes(content)
+    assert len(collect_results(study)) == 3 and len(collect_validation(study)) == 4 - (stage == "unet")
+    table = study_progress(study)
+    assert table["state"].tolist().count("evaluated") == 3
+    line, = left_out(table)
+    assert line.startswith("failed: unet scratch 50% seed 0: ") and str(file) in line and "; delete " in line

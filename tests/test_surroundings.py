@@ -1,0 +1,218 @@
+"A run's parameters alone decide it: what else lies around on a machine is harmless, or refused in a sentence."
+import os
+import subprocess
+import sys
+import time
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, small, with_our_commands
+
+from simseg.core import check_torch, make_accelerator
+from simseg.evaluation import run_evaluation
+from simseg.run import read_state
+from simseg.simclr import run_simclr
+from simseg.unet import run_unet
+
+RAISES = "raise RuntimeError('a file of the user was run')\n"
+
+
+def hostile(home) -> dict:
+    "An environment in which everything is set that other programs, jobs and habits leave."
+    kernel = home / "share" / "kernels" / "python3"
+    for folder in (kernel, home / ".ipython" / "profile_default" / "startup", home / ".config" / "matplotlib",
+                   home / "hub" / "accelerate", home / "jupyter"):
+        folder.mkdir(parents=True)
+    (kernel / "kernel.json").write_text('{"argv": ["false"], "display_name": "mine", "language": "python"}')
+    (home / ".ipython" / "profile_default" / "startup" / "mine.py").write_text(
+        "import numpy\nimport torch\ntorch.set_default_dtype(torch.float64)\nnumpy.random.seed(7)\n")
+    (home / ".ipython" / "profile_default" / "ipython_kernel_config.py").write_text(RAISES)
+    (home / ".config" / "matplotlib" / "matplotlibrc").write_text("text.usetex: True\nbackend: TkAgg\nfigure.dpi: 9\n")
+    (home / "jupyter" / "jupyter_config.py").write_text(RAISES)
+    (home / "hub" / "accelerate" / "default_config.yaml").write_text("mixed_precision: fp16\nnum_processes: 4\n")
+    left = {
+        # of launchers and other jobs
+        "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "203.0.113.1",
+        "MASTER_PORT": "29500", "GROUP_RANK": "1", "TORCHELASTIC_RUN_ID": "other", "PET_NNODES": "3",
+        "PMI_RANK": "1", "PMI_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "1", "MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2",
+        "SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7",
+        # of Accelerate
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4", "ACCELERATE_MIXED_PRECISION": "fp16", "ACCELERATE_USE_CPU": "true",
+        "ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_USE_MEGATRON_LM": "true",
+        "ACCELERATE_USE_PARALLELISM_CONFIG": "true", "ACCELERATE_DYNAMO_BACKEND": "inductor",
+        "ACCELERATE_TORCH_DEVICE": "meta", "FORK_LAUNCHED": "1", "HF_HOME": str(home / "hub"),
+        # of libraries that compute
+        "OMP_NUM_THREADS": "3", "OMP_THREAD_LIMIT": "2", "MKL_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "2",
+        "OPENBLAS_CORETYPE": "Prescott", "ATEN_CPU_CAPABILITY": "default", "DNNL_MAX_CPU_ISA": "SSE41",
+        "NPY_DISABLE_CPU_FEATURES": "AVX512F", "TORCH_LOGS": "+dynamo", "TORCHDYNAMO_DISABLE": "1",
+        "CUBLAS_WORKSPACE_CONFIG": ":16:8", "CUDA_VISIBLE_DEVICES": "", "NVIDIA_TF32_OVERRIDE": "1",
+        "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
+        # of Python, notebooks and figures
+        "PYTHONOPTIMIZE": "2", "PYTHONHASHSEED": "7", "PYTHONIOENCODING": "ascii", "HOME": str(home),
+        "MPLBACKEND": "TkAgg", "MPLCONFIGDIR": str(home / ".config" / "matplotlib"),
+        "IPYTHONDIR": str(home / ".ipython"), "JUPYTER_PATH": str(home / "share"),
+        "JUPYTER_CONFIG_DIR": str(home / "jupyter"), "PAPERMILL_ENGINE": "none",
+        # of the place
+        "LC_ALL": "C", "LANG": "de_DE.ISO-8859-1", "TZ": "Pacific/Kiritimati", "TMPDIR": str(home / ("long" * 30)),
+    }
+    (home / ("long" * 30)).mkdir()
+    return with_our_commands(**left)
+
+
+def figures(folder) -> dict:
+    "What a run left that figures come from, but for the clock."
+    names = ["encoder.safetensors", "model/model.safetensors", "metrics.json", "per_image.csv"]
+    found = {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
+    if (folder / "history.csv").exists():
+        found["history"] = pd.read_csv(folder / "history.csv").drop(columns="images_per_second").to_csv()
+    return found
+
+
+def three_stages(run, place) -> dict:
+    "Pretrain, fine-tune and evaluate; return what each left."
+    run("simclr", epochs=1, out_dir=place / "simclr")
+    run("unet", epochs=2, augment=True, encoder=place / "simclr", out_dir=place / "unet")
+    run("evaluation", model_dir=place / "unet" / "model", out_dir=place / "test")
+    return {stage: figures(place / stage) for stage in ("simclr", "unet", "test")}
+
+
+NUMBERED = {"simclr": "08_simclr", "unet": "09_unet", "evaluation": "10_evaluation"}
+SIZES = {"simclr": {"max_images": 64, "batch_size": 16}, "unet": {"max_images": 64, "batch_size": 16},
+         "evaluation": {"max_images": 64}}
+
+
+def test_a_hostile_environment_changes_no_byte(papermill, tmp_path):
+    def in_quiet(stage, out_dir, **params):
+        params = {name: str(value) if name in ("encoder", "model_dir") else value for name, value in params.items()}
+        RUNS[stage](small(stage, out_dir, precision="fp32", **SIZES[stage], **params))
+
+    wanted = three_stages(in_quiet, tmp_path / "quiet")
+    home = tmp_path / "ein Heim für Größen"
+    environment = hostile(home)
+
+    def in_noise(stage, **params):
+        done = papermill(NUMBERED[stage], env=environment, device="cpu", precision="fp32", **SIZES[stage], **params)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    before = os.umask(0o077)
+    try: found = three_stages(in_noise, tmp_path / "lärm und mehr")
+    finally: os.umask(before)
+    for stage, files in wanted.items():
+        assert files.keys() == found[stage].keys()
+        for name, content in files.items(): assert content == found[stage][name], (stage, name)
+
+
+RUNS = {"simclr": run_simclr, "unet": run_unet, "evaluation": run_evaluation}
+IN_PROCESS = {
+    "accumulation": {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
+    "plugins": {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_USE_MEGATRON_LM": "true"},
+    "precision": {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_DYNAMO_BACKEND": "inductor"},
+    "a device": {"ACCELERATE_TORCH_DEVICE": "meta"},
+    "another job": {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "203.0.113.1", "MASTER_PORT": "1"},
+    "PMI": {"PMI_RANK": "1", "PMI_SIZE": "2"},
+    "Open MPI": {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
+    "MVAPICH": {"MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2"},
+    "threads": {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_unet(small("unet", folder, epochs=1))
+    return figures(folder)
+
+
+@pytest.mark.parametrize("kind", IN_PROCESS)
+def test_a_run_in_a_notebook_or_script_takes_nothing_from_the_environment(kind, undisturbed, tmp_path, monkeypatch):
+    for name, value in IN_PROCESS[kind].items(): monkeypatch.setenv(name, value)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2 if before == 1 else 1)
+    try:
+        run_unet(small("unet", tmp_path, epochs=1))
+        assert torch.get_num_threads() == (2 if before == 1 else 1)
+    finally: torch.set_num_threads(before)
+    assert figures(tmp_path) == undisturbed
+    assert all(os.environ[name] == value for name, value in IN_PROCESS[kind].items())
+
+
+def test_several_processes_are_their_own_whatever_another_job_left(tmp_path, monkeypatch):
+    params = {"epochs": 1, "processes": 2, "precision": "fp32"}
+    run_simclr(small("simclr", tmp_path / "quiet", **params))
+    for kind in ("another job", "PMI", "Open MPI", "threads", "accumulation"):
+        for name, value in IN_PROCESS[kind].items(): monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PET_NNODES", "3")
+    run_simclr(small("simclr", tmp_path / "noise", **params))
+    assert figures(tmp_path / "noise") == figures(tmp_path / "quiet")
+
+
+def test_the_number_of_threads_is_a_parameter(tmp_path):
+    "It is written down, and a run is not gone on with by another number."
+    run_unet(small("unet", tmp_path, epochs=2, stop_after=1, threads=2))
+    assert "threads: 2" in (tmp_path / "params.yaml").read_text()
+    with pytest.raises(ValueError, match=r"holds another run \(threads 2, here 1\)"):
+        run_unet(small("unet", tmp_path, epochs=2))
+    with pytest.raises(ValueError, match="threads=0 is out of range"): run_unet(small("unet", tmp_path, threads=0))
+
+
+CHANGED = {
+    "default dtype": (torch.set_default_dtype, torch.float64, torch.float32),
+    "float32 matmul precision": (torch.set_float32_matmul_precision, "medium", "highest"),
+    "deterministic debug mode": (torch.set_deterministic_debug_mode, 2, 0),
+    "gradient mode": (torch.set_grad_enabled, False, True),
+    "mkldnn": (lambda on: torch._C._set_mkldnn_enabled(on), False, True),
+    "cudnn": (lambda on: torch._C._set_cudnn_benchmark(on), True, False),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_changed_setting_of_torch_is_refused_in_a_sentence(name, tmp_path):
+    change, value, usual = CHANGED[name]
+    check_torch()
+    change(value)
+    try:
+        with pytest.raises(ValueError, match=f"torch's {name} is .*, which changes figures; set it back to"):
+            run_unet(small("unet", tmp_path))
+    finally: change(usual)
+    check_torch()
+
+
+def test_only_a_process_that_torchrun_started_reads_rank(monkeypatch):
+    "One of one, so that nobody has to be waited for."
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+                        "MASTER_PORT": "0"}.items(): monkeypatch.setenv(name, value)
+    assert not torch.distributed.is_initialized()
+    make_accelerator("cpu", "fp32")
+    assert not torch.distributed.is_initialized()
+    make_accelerator("cpu", "fp32", launched=True)
+    assert torch.distributed.is_initialized()
+    torch.distributed.destroy_process_group()
+    make_accelerator("cpu", "fp32")
+
+
+def test_when_a_run_ended_does_not_depend_on_the_time_zone(tmp_path, monkeypatch):
+    "Else a study's cells would be put in another order."
+    ended = []
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        run_unet(small("unet", tmp_path / zone, epochs=0))
+        ended.append(read_state(tmp_path / zone)["when"])
+    monkeypatch.undo()
+    time.tzset()
+    assert ended == sorted(ended)
+
+
+@pytest.mark.parametrize("temporary", ["", "x" * 90, "x" * 200, "missing", "with spaces and ü"])
+def test_a_kernel_starts_wherever_temporary_files_go(temporary, tmp_path):
+    folder = tmp_path / temporary
+    if temporary != "missing": folder.mkdir(exist_ok=True)
+    notebook = tmp_path / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print('began')")]), notebook)
+    command = [sys.executable, "-m", "papermill", "--engine", "simseg", "--kernel", "python3", "--no-progress-bar"]
+    done = subprocess.run([*command, notebook, tmp_path / "b.ipynb"], capture_output=True, text=True, cwd=ROOT,
+                          env=with_our_commands(TMPDIR=str(folder)))
+    assert done.returncode == 0 and "began" in done.stdout, done.stderr[-2000:]
