@@ -27,7 +27,8 @@ from simseg.data import files_fingerprint
 from simseg.report import print_results
 from simseg.run import code_fingerprint
 from simseg.study import RESOURCES, check_not_taken, check_study, collect_results, evaluation_params, note_origin
-from simseg.study import ready_encoder, run_dir, run_resources, simclr_params, split_arm, study_cells, unet_params
+from simseg.study import read_study, ready_encoder, run_dir, run_resources, simclr_params, split_arm, study_cells
+from simseg.study import unet_params
 from simseg.transfer import UNTRAINED, encoder_file
 
 # glibc keeps freed memory for the next step instead of giving it back to the system: benchmarks/bench_memory.py says
@@ -36,7 +37,9 @@ os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1073741824:
 
 study_file = (workflow.configfiles or ["the command line"])[-1]
 try:
-    study = check_study(config)
+    # Snakemake's own reading has lost lines, and takes a name that is `no` or `007` for something else
+    files = workflow.configfiles
+    study = read_study(*files, changes=workflow.config_settings.config) if files else check_study(config)
     if workflow.is_main_process: check_not_taken(study, study_file)
 except (ValueError, OSError) as error: sys.exit(f"simseg: {error}")
 root = f"outputs/{study['name']}"

@@ -26,7 +26,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from filelock import FileLock, Timeout
 from torch.utils.serialization import config as save_options
 
@@ -391,7 +390,7 @@ class ClaimedFolder(OwnedFolder):
         if not left: return ""
         if "params.yaml" not in left: return f"{left[0]}, without its params.yaml"
         try: return first_difference(read_yaml(self.folder / "params.yaml"), whole)
-        except yaml.YAMLError: return "its params.yaml cannot be read"
+        except ValueError: return "its params.yaml cannot be read"
 
 # %% ../nbs/01_run.ipynb #bccb4c77
 class RecordedEpochs(ClaimedFolder):
