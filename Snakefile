@@ -4,6 +4,7 @@
 #     snakemake --cores 2 --configfile params/quickstart.yaml            run it, or what is missing of it
 #     snakemake --cores 2 --configfile params/quickstart.yaml --dry-run  say what would run, and why
 #     … --config data_root=../shared/data                                change a key of the study file
+#     snakemake --cores 2 --config study=params/quickstart.yaml          the same; tells the line that YAML cannot read
 #
 # A run owns its folder (nbs/01_run): it knows by itself whether it is new, goes on, or is finished. So Snakemake is
 # told of one file a run, results.sha256, which names what the run has made by its content: it can be deleted and made
@@ -35,11 +36,12 @@ from simseg.transfer import UNTRAINED, encoder_file
 # what that gains. Without this line, or with a GLIBC_TUNABLES of one's own, it does as it likes.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1073741824")
 
-study_file = (workflow.configfiles or ["the command line"])[-1]
+# Read anew: Snakemake's reading has lost the lines, and takes a name that is `no` or `007` for something else.
+changes = dict(workflow.config_settings.config)
+study_files = [*workflow.configfiles, *[str(changes.pop(key)) for key in ["study"] if key in changes]]
+study_file = (study_files or ["the command line"])[-1]
 try:
-    # Snakemake's own reading has lost lines, and takes a name that is `no` or `007` for something else
-    files = workflow.configfiles
-    study = read_study(*files, changes=workflow.config_settings.config) if files else check_study(config)
+    study = read_study(*study_files, changes=changes) if study_files else check_study(changes)
     if workflow.is_main_process: check_not_taken(study, study_file)
 except (ValueError, OSError) as error: sys.exit(f"simseg: {error}")
 root = f"outputs/{study['name']}"

@@ -114,7 +114,7 @@ YAML_SAYS = {  # what YAML says → what to say of it, and whether the mistake l
     "quoted scalar": ("a backslash in double quotes begins an escape; write / in a path, or take single quotes", False),
     "block.*expected": ("a line that is indented otherwise than those above it", False),
     "simple key": ("a colon is missing behind a name", True),
-    "a tab|character.*token": ("a tab, or text that begins with @, % or `; indent with spaces, put text in quotes", False),
+    "a tab|character.*token": ("a tab, or text that begins with @, % or `; take spaces, or quotes", False),
     "alias": ("there is no such alias; put text that begins with * in quotes", False),
     "nesting": ("too much inside each other", False),
     "mapping values": ("a colon too many, or a line that is indented too far; put text with a colon in quotes", False),
@@ -130,7 +130,7 @@ def _yaml_mistake(error: yaml.YAMLError, text: str) -> tuple[int, str]:  # line,
     known = [found for pattern, found in YAML_SAYS.items() if re.search(pattern, says)]
     sentence, at_start = known[0] if known else (f"YAML cannot read this: {error.problem}", False)
     mark = error.context_mark if at_start else error.problem_mark
-    return mark.line + 1, sentence
+    return min(mark.line + 1, len(text.splitlines())), sentence
 
 
 def _parse_yaml(
@@ -223,9 +223,9 @@ def read_typed_yaml(
     "Return the values of a YAML file that somebody typed, and where they stand; raise `ValueError` with file and line."
     typed = _Typed(path, is_text)
     node = _parse_yaml(path, lambda text: yaml.compose(text, SAFE))
-    values = {} if node is None else typed.value(node)
-    if not isinstance(values, dict): typed.wrong(node, "a file of `name: value` lines begins with a name and a colon")
-    return values, typed.places
+    if node is None: return {}, typed.places
+    if not isinstance(node, yaml.MappingNode): typed.wrong(node, "a file of `name: value` lines begins with a name")
+    return typed.value(node), typed.places
 
 # %% ../nbs/00_core.ipynb #09c31a14
 NAMES = ["encoder", "recipe", "arm", "first", "second", "name", "id", "file"]  # columns of text that somebody chose

@@ -29,8 +29,8 @@ import torch
 from filelock import FileLock, Timeout
 from torch.utils.serialization import config as save_options
 
-from .core import check_free, cpu_capabilities, make_accelerator, read_json, read_yaml, repo_root, resolve_path
-from .core import seed_for, write_atomic, write_csv, write_json, write_yaml
+from .core import check_free, cpu_capabilities, make_accelerator, read_csv, read_json, read_yaml, repo_root
+from .core import resolve_path, seed_for, write_atomic, write_csv, write_json, write_yaml
 
 # %% ../nbs/01_run.ipynb #fd277a06
 def _git(*arguments: str) -> str:  # what it printed; empty without git or a repository
@@ -372,7 +372,7 @@ class ClaimedFolder(OwnedFolder):
         self.finished = not other and (self.folder / "metrics.json").exists()
         if self.finished:
             history = self.folder / "history.csv"
-            if history.exists(): self.state.history = pd.read_csv(history).to_dict("records")
+            if history.exists(): self.state.history = read_csv(history).to_dict("records")
             self.state.epoch = len(self.state.history)
             if read_state(self.folder)["state"] != "done": self.settle()  # it died between its last two words
             print(f"{self.params['out_dir']} holds this run, finished; delete the folder to run it again.", flush=True)

@@ -24,8 +24,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from .core import (check_known, check_range, check_types, parameter_defaults, read_csv, read_json, read_typed_yaml,
-                         read_yaml, repo_root, resolve_path, resolved_device, short_path, write_json, write_yaml)
+from .core import (check_known, check_range, check_types, parameter_defaults, read_csv, read_json,
+                         read_typed_yaml, read_yaml, repo_root, resolve_path, resolved_device, short_path, write_json,
+                         write_yaml)
 from .data import DRAWN, READING, check_source, load_pairs, reading_of, split_data
 from .masks import check_threshold
 from .run import first_difference, read_state
@@ -254,19 +255,20 @@ def _check_names(what: str, names, taken: list[str] = ()):
     for name in names:
         other = seen.setdefault(str(name).casefold(), name)
         if other != name:
-            raise ValueError(f"`{name}` and `{other}` are names of a {what} each, and one folder on a disk that does not "
-                             "tell large letters from small ones; rename one.")
+            raise ValueError(f"`{name}` and `{other}` would share a folder on a disk that does not tell large letters "
+                             "from small ones; rename one.")
         fits = isinstance(name, str) and re.fullmatch(r"\w+", name) and len(name.encode()) <= LONGEST_NAME
         if fits and name not in taken: continue
         but = f" other than {', '.join(taken)}" if taken else ""
-        raise ValueError(f"`{name}` names a {what}, and folders carry it: take up to {LONGEST_NAME} letters, digits and "
+        raise ValueError(f"`{name}` is to name the folders of a {what}; take up to {LONGEST_NAME} letters, digits and "
                          f"underscores{but}.")
 
 
 def _check_encoders(study: dict):
     "Names that folders can carry, and parameters of 08_simclr."
-    if not study["encoders"]: raise ValueError("The study has no encoders; name one at least.")
-    with _about(("encoders",)): _check_names("encoder", study["encoders"])
+    with _about(("encoders",)):
+        if not study["encoders"]: raise ValueError("The study has no encoders; name one at least.")
+        _check_names("way to start", study["encoders"])
     for name, own in study["encoders"].items():
         own = own or {}  # `scratch:` with nothing behind it
         with _about(("encoders", name)):
@@ -326,8 +328,8 @@ def _check_whole(study: dict):
     check_types(study, STUDY_DEFAULTS)
     name = study["name"]
     if not re.fullmatch(r"\w([\w.-]*[\w-])?", name) or len(name.encode()) > LONGEST_NAME or name in NOT_A_STUDY:
-        raise ValueError(f"name={name!r} is to name a folder; take up to {LONGEST_NAME} letters, digits, -, _ and dots, a "
-                         f"letter or digit first, no dot last, and not {' or '.join(NOT_A_STUDY)}.")
+        raise ValueError(f"name={name!r} is to name a folder; take up to {LONGEST_NAME} letters, digits, -, _ and "
+                         f"dots, a letter or digit first, no dot last, and not {' or '.join(NOT_A_STUDY)}.")
     with _about(("simclr",)): _check_stage("simclr", study["simclr"], "simclr")
     with _about(("unet",)): _check_stage("unet", study["unet"], "unet", ["epochs_at"])
     with _about(("evaluation",)): _check_stage("evaluation", study["evaluation"], "evaluation", shared=FROM_UNET)
@@ -359,9 +361,8 @@ def check_study(
 def _is_text(keys: tuple, value) -> bool:
     "Whether a value of a study file is text, however YAML reads it."
     section = {"encoders": "simclr", "recipes": "unet"}.get(keys[0], keys[0])
-    if keys == ("name",) or (keys[0] == "recipes" and keys[2:3] == ("encoders",)): return True
-    if value is None: return False  # nothing is said
-    if keys[-1] in OF_STUDY: return True
+    is_name = keys == ("name",) or keys[-1] in OF_STUDY or (keys[0] == "recipes" and keys[2:3] == ("encoders",))
+    if is_name or value is None: return is_name  # elsewhere, null says nothing
     defaults = STUDY_DEFAULTS if len(keys) == 1 else parameter_defaults(section) if section in STAGES else {}
     return isinstance(defaults.get(keys[-1]), str)
 
@@ -422,8 +423,9 @@ def study_files(
     "The study files there are: of studies that were begun, and those in params/."
     root = repo_root()
     begun = list(root.glob("outputs/*/study.yaml"))
-    has_encoders = re.compile(rb"^\W*encoders\b", re.MULTILINE)  # seen, not parsed: a broken file is told when it is opened
-    offered = [path for path in root.glob("params/*.yaml") if path.is_file() and has_encoders.search(path.read_bytes())]
+    has_encoders = re.compile(rb"^\W*encoders\b", re.MULTILINE)  # not parsed, since a broken file is told when opened
+    files = [path for path in root.glob("params/*.yaml") if path.is_file()]
+    offered = [path for path in files if has_encoders.search(path.read_bytes())]
     names = [str(path.relative_to(root)) for path in sorted([*begun, *offered])]
     if first: names.insert(0, str(first))
     return list(dict.fromkeys(names))
