@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['YAML_SAYS', 'SAFE', 'MOST_VALUES', 'DEEPEST', 'YAML_TAG', 'NAMES', 'PLAIN', 'COMPILE', 'COMPILE_FROM', 'repo_root',
-           'resolve_path', 'short_path', 'share', 'write_atomic', 'finite', 'write_json', 'read_json', 'write_yaml',
-           'read_yaml', 'read_typed_yaml', 'write_csv', 'read_csv', 'check_free', 'parameter_defaults',
+           'resolve_path', 'short_path', 'file_status', 'share', 'write_atomic', 'finite', 'write_json', 'read_json',
+           'write_yaml', 'read_yaml', 'read_typed_yaml', 'write_csv', 'read_csv', 'check_free', 'parameter_defaults',
            'injected_names', 'check_known', 'check_types', 'read_parameters', 'check_choice', 'check_range', 'seed_for',
            'generator_for', 'cpu_capabilities', 'bf16_in_hardware', 'check_tracker', 'resolved_device',
            'resolved_precision', 'make_accelerator', 'compile_model', 'progress']
@@ -58,6 +58,12 @@ def short_path(path: str | Path) -> str:
     "Return a path relative to the top of the repository where it lies below it."
     path = resolve_path(path)
     return str(path.relative_to(repo_root()) if path.is_relative_to(repo_root()) else path)
+
+# %% ../nbs/00_core.ipynb #0181672e
+def file_status(path: Path) -> tuple:  # size, times in nanoseconds, and the file's number
+    "Return what a file system says of a file; it differs after every change, and after some that change no content."
+    status = path.stat() if path.exists() else path.lstat()  # a link may lead nowhere
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 # %% ../nbs/00_core.ipynb #8ea4a5a6
 def share(

@@ -24,7 +24,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from .core import (check_known, check_range, check_types, parameter_defaults, read_csv, read_json,
+from .core import (check_known, check_range, check_types, file_status, parameter_defaults, read_csv, read_json,
                          read_typed_yaml, read_yaml, repo_root, resolve_path, resolved_device, short_path, write_json,
                          write_yaml)
 from .data import DRAWN, READING, check_source, load_pairs, reading_of, split_data
@@ -538,13 +538,12 @@ def run_resources(study: dict, stage: str, arm: str, seed: int, ratio: float | N
 
 # %% ../nbs/13_study.ipynb #297635de
 @lru_cache(maxsize=4096)
-def _table(path: Path, changed: tuple) -> pd.DataFrame: return read_csv(path)
+def _table(path: Path, status: tuple) -> pd.DataFrame: return read_csv(path)
 
 
 def _read_table(path: Path) -> pd.DataFrame:
     "A CSV file."
-    status = path.stat()
-    return _table(path, (status.st_mtime_ns, status.st_size))
+    return _table(path, file_status(path))
 
 # %% ../nbs/13_study.ipynb #efe8e111
 def _run_folder(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> Path:
@@ -553,13 +552,13 @@ def _run_folder(study: dict, stage: str, arm: str, seed: int, ratio: float | Non
 
 
 @lru_cache(maxsize=4096)
-def _yaml(path: Path, changed: int) -> dict: return read_yaml(path)
+def _yaml(path: Path, status: tuple) -> dict: return read_yaml(path)
 
 
 def _saved_params(folder: Path) -> dict:
     "A run's params.yaml, read again only when it has changed; empty where there is none."
     path = folder / "params.yaml"
-    return _yaml(path, path.stat().st_mtime_ns) if path.is_file() else {}
+    return _yaml(path, file_status(path)) if path.is_file() else {}
 
 
 def run_params(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> dict:
