@@ -24,8 +24,11 @@ install: .venv/installed  ## create .venv and install simseg with everything it 
 demo: STUDY = quickstart
 demo: study      ## run the quickstart study on synthetic images, print its table
 
+# The Snakefile reads the study's file: Snakemake would tell what it cannot read without file and line.
+study: export STUDY := $(STUDY)
 study: install   ## run a study, or what is missing: make study STUDY=pets-small DATA_ROOT=/path/to/data ARGS=--dry-run
-	@snakemake --cores $(CORES) --configfile params/$(STUDY).yaml $(if $(DATA_ROOT),--config data_root=$(DATA_ROOT)) $(ARGS)
+	@file=$${STUDY#params/}; snakemake --cores $(CORES) \
+		--config study="params/$${file%.yaml}.yaml" $(if $(DATA_ROOT),data_root=$(DATA_ROOT)) $(ARGS)
 
 # One thread each: two notebooks at a time with two threads each would fight over two cores.
 # Notebooks train anew, so what they left the last time goes first.

@@ -4,6 +4,7 @@
 #     snakemake --cores 2 --configfile params/quickstart.yaml            run it, or what is missing of it
 #     snakemake --cores 2 --configfile params/quickstart.yaml --dry-run  say what would run, and why
 #     … --config data_root=../shared/data                                change a key of the study file
+#     snakemake --cores 2 --config study=params/quickstart.yaml          the same; tells the line that YAML cannot read
 #
 # A run owns its folder (nbs/01_run): it knows by itself whether it is new, goes on, or is finished. So Snakemake is
 # told of one file a run, results.sha256, which names what the run has made by its content: it can be deleted and made
@@ -28,8 +29,8 @@ from simseg.data import files_fingerprint
 from simseg.report import print_results
 from simseg.run import code_fingerprint, read_state
 from simseg.study import RESOURCES, cells_to_run, check_files, check_not_taken, check_study, collect_results
-from simseg.study import evaluation_params, note_origin, pretraining_seed, ready_encoder, run_dir, run_resources
-from simseg.study import simclr_params, split_arm, unet_params
+from simseg.study import evaluation_params, note_origin, pretraining_seed, read_study, ready_encoder, run_dir
+from simseg.study import run_resources, simclr_params, split_arm, unet_params
 from simseg.transfer import UNTRAINED, encoder_file
 
 # glibc keeps freed memory for the next step instead of giving it back to the system: benchmarks/bench_memory.py says
@@ -44,9 +45,12 @@ lines = StudyLines()
 if workflow.is_main_process:
     for each in STOPS: signal.signal(each, lines.stop)
 
-study_file = (workflow.configfiles or ["the command line"])[-1]
+# Read anew: Snakemake's reading has lost the lines, and takes a name that is `no` or `007` for something else.
+changes = dict(workflow.config_settings.config)
+study_files = [*workflow.configfiles, *[str(changes.pop(key)) for key in ["study"] if key in changes]]
+study_file = (study_files or ["the command line"])[-1]
 try:
-    study = check_study(config)
+    study = read_study(*study_files, changes=changes) if study_files else check_study(changes)
     if workflow.is_main_process:
         check_files(study)
         check_not_taken(study, study_file)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .core import check_range, read_json, resolve_path, write_atomic, write_csv
+from .core import check_range, read_csv, read_json, resolve_path, write_atomic, write_csv
 from .data import DATASETS, ImageData, is_known, load_pairs, read_known, reading_of, split_data, to_device
 from .figures import add_class_legend, add_overlay_legend, overlay_batch, paint_classes, show_images
 from .masks import (absent_classes, check_threshold, class_names, decide_classes, image_ious, make_targets,
@@ -153,7 +153,7 @@ def run_evaluation(
         model_dir = resolve_path(params["model_dir"])
         check_unseen(data, test, model_dir, params["duplicates"])
         run.claim(images=data.fingerprint, model=file_fingerprint(model_dir))
-        if run.finished: return read_json(run.folder / "metrics.json"), pd.read_csv(run.folder / "per_image.csv")
+        if run.finished: return read_json(run.folder / "metrics.json"), read_csv(run.folder / "per_image.csv")
         run.describe(data.skipped, data.notes)
         counts = evaluate(model, data, test, run.accelerator, params["border"], params["threshold"])
         metrics = summarise(counts, data.classes)

@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .augmentations import normalise, random_views, two_views
-from .core import generator_for, make_accelerator, read_yaml, resolve_path
+from .core import generator_for, make_accelerator, read_csv, read_yaml, resolve_path
 from .data import DATASETS, load_data, near_duplicates, split_data, split_unlabelled
 from .figures import LINE_COLOUR, class_tile, draw_map, encoder_colours, montage, overlay, set_theme, truth_tile
 from .masks import (IGNORED, class_names, count_batch, decide_classes, make_targets, object_pixels, probabilities,
@@ -628,7 +628,7 @@ class StudyModels:
         self.border = unet_params(self.study, *self.cells[0])["border"]
         self.data, part = study_data({**self.study, "data_root": data_root or self.study["data_root"]})
         self.test = part.test
-        self.ious = pd.DataFrame({cell: pd.read_csv(_per_image(self.study, cell))["iou"] for cell in self.cells})
+        self.ious = pd.DataFrame({cell: read_csv(_per_image(self.study, cell))["iou"] for cell in self.cells})
         if len(self.ious) != len(self.test):
             raise ValueError(f"The study {self.study['name']} was evaluated on {len(self.ious)} test images, "
                              f"but its file names {len(self.test)}; run it again.")

@@ -21,8 +21,8 @@ import pandas as pd
 import torch
 
 from .compare import compare_arms, compare_labels, compare_uses
-from .core import (make_accelerator, read_json, read_yaml, repo_root, resolve_path, write_atomic, write_csv,
-                         write_yaml)
+from .core import (make_accelerator, read_csv, read_json, read_yaml, repo_root, resolve_path, write_atomic,
+                         write_csv, write_yaml)
 from .data import ImageData
 from .evaluation import find_objects
 from .figures import (METRIC_NAMES, add_class_legend, encoder_colours, overlay_batch, paint_classes, plot_curve,
@@ -80,7 +80,7 @@ def published_results(
     study: dict,  # an encoder is compared with the published one of its name, or the one its `published` names
 ) -> pd.DataFrame:  # the published study's metrics, under this study's encoder names
     "What the published study found for the counterparts of this study's encoders."
-    published = pd.read_csv(repo_root() / "params" / "published.csv")
+    published = read_csv(repo_root() / "params" / "published.csv")
     parts = []
     for encoder, params in study["encoders"].items():
         counterpart = (params or {}).get("published", encoder)
@@ -128,7 +128,7 @@ def print_results(
     if not len(results): return
     folder = resolve_path(f"outputs/{study['name']}")
     made = {name: folder / f"{name}.csv" for name in ("comparisons", "uses", "labels")}
-    read = {name: pd.read_csv(file) for name, file in made.items() if file.is_file()}
+    read = {name: read_csv(file) for name, file in made.items() if file.is_file()}
     if "comparisons" in read:
         print(*verdict(study, results, **read), sep="\n")
         print(*[f"- {warning}" for warning in warnings_of(study, results, collect_validation(study))], "", sep="\n")
@@ -168,7 +168,7 @@ def describe_images(
         if metrics["n_left_out"]:
             line += f"; {metrics['n_left_out']:,} were left out as test images of the study or near-duplicates of them"
         skipped = folder / "skipped.csv"
-        if skipped.is_file(): line += f"; {len(pd.read_csv(skipped))} files were left out, see `skipped.csv`"
+        if skipped.is_file(): line += f"; {len(read_csv(skipped))} files were left out, see `skipped.csv`"
         lines.append(f"{line}.")
     return "\n".join(f"- {line}" for line in lines) or "Nothing was left out."
 
@@ -513,7 +513,7 @@ def reference_table(
     table: str,  # results, comparisons, labels, validation, uses, histories
 ) -> pd.DataFrame:
     "One table of a study that we ran."
-    return pd.read_csv(_reference(name) / f"{table}.csv")
+    return read_csv(_reference(name) / f"{table}.csv")
 
 
 def read_reference(

@@ -26,7 +26,6 @@ import time
 from functools import cached_property
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.distributed
 import torch.distributed.nn
@@ -35,7 +34,8 @@ from torch import nn
 
 from .augmentations import jitter_colour, normalise, two_views
 from .core import COMPILE, TORCHRUN, UNASKED, check_choice, check_range, compile_model, environment_without
-from .core import generator_for, make_accelerator, own_threads, progress, resolve_path, resolved_device, seed_for
+from .core import generator_for, make_accelerator, own_threads, progress, read_csv, resolve_path, resolved_device
+from .core import seed_for
 from .data import DRAWN, ImageData, KnownImages, known_images, load_pairs, load_unlabelled, reading_of, save_known
 from .data import split_data, split_unlabelled, take, to_device
 from .run import Run, State, check_finite, file_fingerprint, uninterrupted
@@ -590,7 +590,7 @@ def run_in_processes(params: dict) -> list[dict]:  # the history
     refused = [line.removeprefix(REFUSED) for line in complaints if line.startswith(REFUSED)]
     if refused: raise ValueError(refused[0])
     if code: raise RuntimeError("One of the processes failed:\n" + "\n".join(complaints[-40:]))
-    return pd.read_csv(folder / "history.csv").to_dict("records")
+    return read_csv(folder / "history.csv").to_dict("records")
 
 # %% ../nbs/08_simclr.ipynb #084d65c8
 def run_simclr(

@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CELL', 'FROM_UNET', 'ONE_RUN', 'RUNNING', 'BASE',
-           'OF_STAGE', 'RESOURCES', 'KB_PER_PIXEL', 'PIXELS_PER_SECOND', 'CONSISTENCY', 'IMAGES', 'SLOWER', 'FASTER',
-           'DAY', 'VALIDATION_COLUMNS', 'arm_name', 'split_arm', 'arm_label', 'ratio_label', 'study_cells',
-           'ready_encoder', 'pretraining_seed', 'pretrainings', 'run_dir', 'cell_name', 'recorded_counts',
-           'cells_to_run', 'simclr_params', 'unet_params', 'evaluation_params', 'study_datasets', 'check_study',
-           'check_files', 'read_study', 'study_files', 'other_study', 'check_not_taken', 'note_origin', 'begun_file',
-           'begun_study', 'study_data', 'memory_of', 'minutes_of', 'run_resources', 'run_params', 'other_params',
-           'runs_of_cell', 'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results', 'collect_images',
-           'collect_counts', 'collect_validation', 'read_history', 'run_minutes', 'unlabelled_seen', 'counted_runs',
-           'collect_histories', 'collect_params', 'study_runs', 'study_progress', 'progress_sentence', 'left_out']
+           'OF_STAGE', 'LONGEST_NAME', 'RESOURCES', 'NOT_A_STUDY', 'KB_PER_PIXEL', 'PIXELS_PER_SECOND', 'CONSISTENCY',
+           'IMAGES', 'SLOWER', 'FASTER', 'DAY', 'VALIDATION_COLUMNS', 'arm_name', 'split_arm', 'arm_label',
+           'ratio_label', 'study_cells', 'ready_encoder', 'pretraining_seed', 'pretrainings', 'run_dir', 'cell_name',
+           'recorded_counts', 'cells_to_run', 'simclr_params', 'unet_params', 'evaluation_params', 'study_datasets',
+           'check_study', 'check_files', 'read_study', 'study_files', 'other_study', 'check_not_taken', 'note_origin',
+           'begun_file', 'begun_study', 'study_data', 'memory_of', 'minutes_of', 'run_resources', 'run_params',
+           'other_params', 'runs_of_cell', 'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results',
+           'collect_images', 'collect_counts', 'collect_validation', 'read_history', 'run_minutes', 'unlabelled_seen',
+           'counted_runs', 'collect_histories', 'collect_params', 'study_runs', 'study_progress', 'progress_sentence',
+           'left_out']
 
 # %% ../nbs/13_study.ipynb #43cb18ec
 import hashlib
 import re
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,8 +26,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from .core import (check_known, check_range, check_types, damaged, parameter_defaults, read_csv, read_json,
-                         read_yaml, repo_root, resolve_path, resolved_device, write_json, write_yaml)
+from .core import (check_known, check_range, check_types, damaged, file_status, parameter_defaults, read_csv,
+                         read_json, read_typed_yaml, read_yaml, repo_root, resolve_path, resolved_device, short_path,
+                         write_json, write_yaml)
 from .data import DRAWN, READING, check_source, load_pairs, reading_of, split_data
 from .masks import check_threshold
 from .run import first_difference, read_params, read_state
@@ -223,6 +226,26 @@ def evaluation_params(study: dict, arm: str, ratio: float, seed: int) -> dict:
     cell = {"seed": seed, "model_dir": f"{unet['out_dir']}/model", "out_dir": out_dir}
     return _stage_params("evaluation", study, shared, study["evaluation"], cell)
 
+# %% ../nbs/13_study.ipynb #1fd87fec
+@contextmanager
+def _about(*sections: tuple):  # keys of the study file, such as ("recipes", "frozen")
+    "Note on an error raised inside which sections of a study file it may be about."
+    try: yield
+    except (ValueError, FileNotFoundError) as error:
+        error.sections = [*getattr(error, "sections", []), *sections]
+        raise
+
+
+def _place_of(
+    error: Exception,
+    places: dict,  # keys → "params/mine.yaml, line 3", as `read_typed_yaml` gives
+) -> str:
+    "Where in its file a study has the mistake of an error."
+    first = re.match(r"`([^`]+)`|(\w+)", str(error))
+    name = first and (first[1] or first[2])
+    sections = [*getattr(error, "sections", []), ()]
+    return next(places[keys] for keys in [*[(*section, name) for section in sections], *sections] if keys in places)
+
 # %% ../nbs/13_study.ipynb #53a246db
 OF_STAGE = ["image_size"]  # what a stage may have otherwise than its study; not a recipe, since all see the same images
 
@@ -237,23 +260,25 @@ def _check_stage(where: str, values: dict, stage: str, extra: list[str] = (), sh
     check_types({name: value for name, value in values.items() if name in known}, defaults)
 
 # %% ../nbs/13_study.ipynb #b1a32482
-def _check_list(where: str, values, example, low: float, high: float = float("inf")):
+def _check_list(where: str, values, example, low: float = float("-inf"), high: float = float("inf")):
     "A list in a study file: not empty, nothing twice, every value of the example's type and in range."
     check_types({where: values}, {where: []})
     if not values: raise ValueError(f"The study has no {where}; name one at least.")
-    if len(set(values)) < len(values): raise ValueError(f"The study names one of its {where} twice: {values}.")
     for value in values:
         check_types({where: value}, {where: example})
-        check_range(where, value, low, high)
+        if not isinstance(example, str): check_range(where, value, low, high)
+    if len(set(values)) < len(values): raise ValueError(f"{where} names one twice: {values}.")
 
 
 def _check_ratios_and_seeds(study: dict):
     "Lists of numbers in range, and seeds only for ratios that there are."
-    _check_list("label_ratios", study["label_ratios"], 0.2, 1e-6, 0.8)
-    _check_list("seeds", study["seeds"], 0, 0)
-    if study["pretraining_seeds"]: _check_list("pretraining_seeds", study["pretraining_seeds"], 0, 0)
-    check_known("label ratio for seeds_at", study["seeds_at"], study["label_ratios"])
-    for ratio, seeds in study["seeds_at"].items(): _check_list(f"seeds_at {ratio}", seeds, 0, 0)
+    with _about(("label_ratios",)): _check_list("label_ratios", study["label_ratios"], 0.2, 1e-6, 0.8)
+    with _about(("seeds",)): _check_list("seeds", study["seeds"], 0, 0)
+    with _about(("seeds_at",)):
+        check_known("label ratio for seeds_at", study["seeds_at"], study["label_ratios"])
+        for ratio, seeds in study["seeds_at"].items(): _check_list(f"seeds_at {ratio}", seeds, 0, 0)
+    if study["pretraining_seeds"]:
+        with _about(("pretraining_seeds",)): _check_list("pretraining_seeds", study["pretraining_seeds"], 0, 0)
 
 
 def _check_epochs(where: str, section: dict, study: dict):
@@ -265,33 +290,50 @@ def _check_epochs(where: str, section: dict, study: dict):
         check_types({f"epochs_at {ratio} of {where}": value}, {f"epochs_at {ratio} of {where}": 1})
 
 # %% ../nbs/13_study.ipynb #763a765b
-def _check_name(what: str, name, taken: list[str] = ()):
-    "What names a folder."
-    if name not in taken and re.fullmatch(r"\w+", str(name)): return
-    other = f" other than {', '.join(taken)}" if taken else ""
-    raise ValueError(f"The {what} {name!r} needs a name of letters, digits and underscores{other}, "
-                     "since folders carry it.")
+LONGEST_NAME = 100  # bytes of UTF-8; a system allows 255 for a folder, and an arm is two names
+
+
+def _check_names(what: str, names, taken: list[str] = ()):
+    "Names that folders can carry, on a disk that does not tell large letters from small ones, too."
+    seen = {}
+    for name in names:
+        other = seen.setdefault(str(name).casefold(), name)
+        if other != name:
+            raise ValueError(f"`{name}` and `{other}` would share a folder on a disk that does not tell large letters "
+                             "from small ones; rename one.")
+        fits = isinstance(name, str) and re.fullmatch(r"\w+", name) and len(name.encode()) <= LONGEST_NAME
+        if fits and name not in taken: continue
+        but = f" other than {', '.join(taken)}" if taken else ""
+        raise ValueError(f"`{name}` is to name the folders of a {what}; take up to {LONGEST_NAME} letters, digits and "
+                         f"underscores{but}.")
 
 
 def _check_encoders(study: dict):
     "Names that folders can carry, and parameters of 08_simclr."
-    if not study["encoders"]: raise ValueError("The study has no encoders; name one at least.")
+    with _about(("encoders",)):
+        if not study["encoders"]: raise ValueError("The study has no encoders; name one at least.")
+        _check_names("way to start", study["encoders"])
     for name, own in study["encoders"].items():
         own = own or {}  # `scratch:` with nothing behind it
-        _check_name("encoder", name)
-        _check_stage(f"encoder {name}", own, "simclr", OF_STUDY)
-        if name in UNTRAINED or "dataset" in own or "encoder" in own: continue
-        raise ValueError(f"The encoder {name} says neither a dataset to pretrain on nor an encoder's file.")
+        with _about(("encoders", name)):
+            _check_stage(f"encoder {name}", own, "simclr", OF_STUDY)
+            check_types({key: own[key] for key in OF_STUDY if key in own}, dict.fromkeys(OF_STUDY, ""))
+            if name in UNTRAINED or "dataset" in own or "encoder" in own: continue
+            raise ValueError(f"The encoder {name} says neither a dataset to pretrain on nor an encoder's file.")
 
 
 def _check_recipes(study: dict):
     "Names that folders can carry, parameters of 09_unet, and parts of the grid."
+    with _about(("recipes",)): _check_names("recipe", study["recipes"], [BASE])
     for name, own in study["recipes"].items():
-        _check_name("recipe", name, [BASE])
-        _check_stage(f"recipe {name}", own, "unet", [*GRID, "epochs_at"], [*FROM_UNET, *OF_STAGE])
-        _check_epochs(f"recipe {name}", own, study)
-        check_known(f"encoder for recipe {name}", own.get("encoders", []), study["encoders"])
-        check_known(f"label ratio for recipe {name}", own.get("label_ratios", []), study["label_ratios"])
+        with _about(("recipes", name)):
+            _check_stage(f"recipe {name}", own, "unet", [*GRID, "epochs_at"], [*FROM_UNET, *OF_STAGE])
+            _check_epochs(f"recipe {name}", own, study)
+            for key, example in {"encoders": "scratch", "label_ratios": 0.2}.items():
+                if key not in own: continue
+                with _about(("recipes", name, key)):
+                    _check_list(f"{key} of recipe {name}", own[key], example)
+                    check_known(f"{key[:-1].replace('_', ' ')} for recipe {name}", own[key], study[key])
 
 # %% ../nbs/13_study.ipynb #da02279d
 RESOURCES = ["mem_mb", "runtime", "gpu"]  # MB, minutes, and how many GPUs; Snakemake's names for them
@@ -299,12 +341,13 @@ RESOURCES = ["mem_mb", "runtime", "gpu"]  # MB, minutes, and how many GPUs; Snak
 
 def _check_resources(resources: dict):
     "Whole numbers, by stage."
-    check_known("stage for resources", resources, STAGES)
+    with _about(("resources",)): check_known("stage for resources", resources, STAGES)
     for stage, own in resources.items():
-        check_types({f"resources of {stage}": own}, {f"resources of {stage}": {}})
-        check_known(f"resource of {stage}", own, RESOURCES)
-        check_types(own, dict.fromkeys(RESOURCES, 1))
-        for name, value in own.items(): check_range(name, value, int(name != "gpu"))
+        with _about(("resources", stage)):
+            check_types({f"resources of {stage}": own}, {f"resources of {stage}": {}})
+            check_known(f"resource of {stage}", own, RESOURCES)
+            check_types(own, dict.fromkeys(RESOURCES, 1))
+            for name, value in own.items(): check_range(name, value, int(name != "gpu"))
 
 # %% ../nbs/13_study.ipynb #bb49b20c
 def study_datasets(study: dict) -> list[str]:
@@ -316,34 +359,50 @@ def study_datasets(study: dict) -> list[str]:
 def _check_runs(study: dict):
     "Values of every run's parameters, and the data sets."
     for arm, ratio, seed in study_cells(study):
-        check_unet(unet_params(study, arm, ratio, seed))
-        check_threshold(evaluation_params(study, arm, ratio, seed)["threshold"])
-    for encoder, seed in pretrainings(study): check_simclr(simclr_params(study, encoder, seed))
-    for dataset in study_datasets(study):
-        if Path(dataset).name == dataset: check_source(dataset, study["data_root"])
+        with _about(("recipes", split_arm(arm)[1]), ("unet",)): check_unet(unet_params(study, arm, ratio, seed))
+        with _about(("evaluation",)): check_threshold(evaluation_params(study, arm, ratio, seed)["threshold"])
+    for encoder, seed in pretrainings(study):
+        with _about(("encoders", encoder), ("simclr",), ("unet",)): check_simclr(simclr_params(study, encoder, seed))
+    with _about(("encoders",), ("unet",)):
+        for dataset in study_datasets(study):
+            if Path(dataset).name == dataset: check_source(dataset, study["data_root"])
+
+
+NOT_A_STUDY = ["reference", "example"]  # folders in outputs/ that hold other things
+
+
+def _check_whole(study: dict):
+    "Every check of a study with its defaults."
+    check_types(study, STUDY_DEFAULTS)
+    name = study["name"]
+    if not re.fullmatch(r"\w([\w.-]*[\w-])?", name) or len(name.encode()) > LONGEST_NAME or name in NOT_A_STUDY:
+        raise ValueError(f"name={name!r} is to name a folder; take up to {LONGEST_NAME} letters, digits, -, _ and "
+                         f"dots, a letter or digit first, no dot last, and not {' or '.join(NOT_A_STUDY)}.")
+    with _about(("simclr",)): _check_stage("simclr", study["simclr"], "simclr")
+    with _about(("unet",)): _check_stage("unet", study["unet"], "unet", ["epochs_at"])
+    with _about(("evaluation",)): _check_stage("evaluation", study["evaluation"], "evaluation", shared=FROM_UNET)
+    _check_resources(study["resources"])
+    _check_ratios_and_seeds(study)
+    with _about(("unet",)): _check_epochs("unet", study["unet"], study)
+    _check_encoders(study)
+    _check_recipes(study)
+    _check_runs(study)
 
 
 def check_study(
     study: dict,  # as read from the study file
+    places: dict | None = None,  # of its keys in the file, as `read_typed_yaml` gives
 ) -> dict:  # with defaults filled in
-    "A study, checked whole before anything runs: `ValueError` says what is wrong with it."
+    "A study, checked whole before anything runs: `ValueError` says what is wrong with it, and where."
     if not study:
         raise ValueError("There is no study; name its file: snakemake --cores 2 --configfile params/quickstart.yaml")
-    check_known("key of a study file", study, STUDY_DEFAULTS)
-    study = {**STUDY_DEFAULTS, **{key: value for key, value in study.items() if value is not None}}
-    check_types(study, STUDY_DEFAULTS)
-    if not re.fullmatch(r"\w[\w.-]{,99}", study["name"]):
-        raise ValueError(f"name={study['name']!r} is to name a folder; take up to 100 letters, digits, -, _ and dots, "
-                         "a letter or digit first.")
-    _check_stage("simclr", study["simclr"], "simclr")
-    _check_stage("unet", study["unet"], "unet", ["epochs_at"])
-    _check_stage("evaluation", study["evaluation"], "evaluation", shared=FROM_UNET)
-    _check_resources(study["resources"])
-    _check_ratios_and_seeds(study)
-    _check_epochs("unet", study["unet"], study)
-    _check_encoders(study)
-    _check_recipes(study)
-    _check_runs(study)
+    try:
+        check_known("key of a study file", study, STUDY_DEFAULTS)
+        study = {**STUDY_DEFAULTS, **{key: value for key, value in study.items() if value is not None}}
+        _check_whole(study)
+    except (ValueError, FileNotFoundError) as error:
+        if places: error.args = (f"{_place_of(error, places)}: {error}",)
+        raise
     return study
 
 # %% ../nbs/13_study.ipynb #7f2a4608
@@ -356,14 +415,63 @@ def check_files(study: dict):
         if weights not in ("", *UNTRAINED): encoder_file(weights)
 
 # %% ../nbs/13_study.ipynb #df589c25
+def _is_text(keys: tuple, value) -> bool:
+    "Whether a value of a study file is text, however YAML reads it."
+    section = {"encoders": "simclr", "recipes": "unet"}.get(keys[0], keys[0])
+    is_name = keys == ("name",) or keys[-1] in OF_STUDY or (keys[0] == "recipes" and keys[2:3] == ("encoders",))
+    if is_name or value is None: return is_name  # elsewhere, null says nothing
+    defaults = STUDY_DEFAULTS if len(keys) == 1 else parameter_defaults(section) if section in STAGES else {}
+    return isinstance(defaults.get(keys[-1]), str)
+
+
+def _as_number(text: str) -> float | str:
+    "A label ratio that is a key; what is no number stays for the checks."
+    try: return float(text)
+    except ValueError: return text
+
+
+def _number_ratios(section, file: str):
+    "Make label ratios numbers where a section of a study has them as keys."
+    for key in ("seeds_at", "epochs_at"):
+        by_ratio = section.get(key) if isinstance(section, dict) else None
+        if not isinstance(by_ratio, dict): continue
+        section[key] = {_as_number(ratio): value for ratio, value in by_ratio.items()}
+        if len(section[key]) < len(by_ratio): raise ValueError(f"{file}: {key} has the same label ratio twice.")
+
+
+def _read_unchecked(path: Path) -> tuple[dict, dict]:  # a study, and where its keys stand
+    "A study as its file says it."
+    study, places = read_typed_yaml(path, _is_text)
+    if not study: raise ValueError(f"{places[()]} is empty; params/quickstart.yaml shows what a study file says.")
+    recipes = study.get("recipes")
+    sections = [study, study.get("unet"), *(recipes.values() if isinstance(recipes, dict) else [])]
+    for section in sections: _number_ratios(section, places[()])
+    return study, places
+
+
+def _merged(study: dict, changes: dict) -> dict:
+    "A study with some values changed."
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(study.get(key), dict)
+        study[key] = _merged(study[key], value) if both else value
+    return study
+
+
 def read_study(
-    path: str | Path,  # params/<study>.yaml, or outputs/<study>/study.yaml
+    *files: str | Path,  # params/<study>.yaml, or outputs/<study>/study.yaml; of several, later ones win
+    changes: dict | None = None,  # what Snakemake's --config changes
 ) -> dict:
-    "A study from its file, checked."
-    path = resolve_path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no study file {path}; those that come with simseg are in params/.")
-    return check_study(read_yaml(path))
+    "A study from its file, checked: `ValueError` says what is wrong, in which file and line."
+    study = {}
+    places = {}
+    for path in map(resolve_path, files):
+        if not path.exists(): check_known("study file", [short_path(path)], study_files())
+        own, its_places = _read_unchecked(path)
+        study = _merged(study, own)
+        places |= its_places
+    for key in changes or {}:
+        places = {keys: place for keys, place in places.items() if keys[:1] != (key,)} | {(key,): "--config"}
+    return check_study(_merged(study, changes or {}), places)
 
 
 def study_files(
@@ -372,7 +480,9 @@ def study_files(
     "The study files there are: of studies that were begun, and those in params/."
     root = repo_root()
     begun = list(root.glob("outputs/*/study.yaml"))
-    offered = [path for path in root.glob("params/*.yaml") if "encoders" in read_yaml(path)]
+    has_encoders = re.compile(rb"^\W*encoders\b", re.MULTILINE)  # not parsed, since a broken file is told when opened
+    files = [path for path in root.glob("params/*.yaml") if path.is_file()]
+    offered = [path for path in files if has_encoders.search(path.read_bytes())]
     names = [str(path.relative_to(root)) for path in sorted([*begun, *offered])]
     if first: names.insert(0, str(first))
     return list(dict.fromkeys(names))
@@ -403,12 +513,6 @@ def _read_begun(file: Path) -> dict:
     return study
 
 
-def _origin(file: str | Path) -> str:
-    "A study file as origin.json names it: relative to the top of the repository where it lies below it."
-    path = resolve_path(file)
-    return str(path.relative_to(repo_root()) if path.is_relative_to(repo_root()) else path)
-
-
 def check_not_taken(
     study: dict,
     file: str | Path,  # that it was read from
@@ -419,7 +523,7 @@ def check_not_taken(
     taken_by = read_json(folder / "origin.json").get("file")
     difference = other_study(_read_begun(folder / "study.yaml"), study)
     its_own = resolve_path(file) == folder / "study.yaml"
-    if taken_by == _origin(file) or its_own or not difference: return
+    if taken_by == short_path(file) or its_own or not difference: return
     raise ValueError(f"outputs/{study['name']} holds the study of {taken_by} ({difference}); give this one another "
                      f"name, or remove outputs/{study['name']}/origin.json to let it replace that one.")
 
@@ -428,7 +532,7 @@ def note_origin(study: dict, file: str | Path):
     "Take a name for a study, and write down what it is."
     folder = resolve_path(f"outputs/{study['name']}")
     begun = folder / "study.yaml"
-    if resolve_path(file) != begun: write_json(folder / "origin.json", {"file": _origin(file)})
+    if resolve_path(file) != begun: write_json(folder / "origin.json", {"file": short_path(file)})
     write_yaml(begun, study)
 
 # %% ../nbs/13_study.ipynb #811ad0b5
@@ -437,9 +541,10 @@ def begun_file(
 ) -> Path:  # outputs/<study>/study.yaml; `path` where the study has not begun, or was changed since
     "The file that says how a study was last run."
     path = resolve_path(path)
-    asked = read_yaml(path) if path.is_file() else {}
-    ran = resolve_path(f"outputs/{asked.get('name')}/study.yaml")
-    same = ran.is_file() and not other_study(_read_begun(ran), {**STUDY_DEFAULTS, **asked})
+    asked = _read_unchecked(path)[0] if path.is_file() else {}
+    begun = {file.parent.name: file for file in resolve_path("outputs").glob("*/study.yaml")}
+    ran = begun.get(str(asked.get("name")))
+    same = ran and not other_study(_read_begun(ran), {**STUDY_DEFAULTS, **asked})
     return ran if same else path
 
 
@@ -498,13 +603,12 @@ def run_resources(study: dict, stage: str, arm: str, seed: int, ratio: float | N
 
 # %% ../nbs/13_study.ipynb #297635de
 @lru_cache(maxsize=4096)
-def _table(path: Path, column: str, changed: tuple) -> pd.DataFrame: return read_csv(path, column)
+def _table(path: Path, column: str, status: tuple) -> pd.DataFrame: return read_csv(path, column)
 
 
 def _read_table(path: Path, column: str = "") -> pd.DataFrame:
     "Read a CSV file that has a column at least."
-    status = path.stat()
-    return _table(path, column, (status.st_mtime_ns, status.st_size))
+    return _table(path, column, file_status(path))
 
 # %% ../nbs/13_study.ipynb #efe8e111
 def _run_folder(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> Path:
@@ -513,13 +617,13 @@ def _run_folder(study: dict, stage: str, arm: str, seed: int, ratio: float | Non
 
 
 @lru_cache(maxsize=4096)
-def _params(folder: Path, changed: int) -> dict: return read_params(folder)
+def _params(folder: Path, status: tuple) -> dict: return read_params(folder)
 
 
 def _saved_params(folder: Path) -> dict:
     "A run's params.yaml, read again only when it has changed; empty where there is none."
     path = folder / "params.yaml"
-    return _params(folder, path.stat().st_mtime_ns) if path.is_file() else {}
+    return _params(folder, file_status(path)) if path.is_file() else {}
 
 
 def run_params(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> dict:

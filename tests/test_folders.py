@@ -3,7 +3,10 @@ test draws its own few pictures."""
 import os
 import re
 import shutil
+import struct
+import time
 import unicodedata
+import zlib
 from collections import namedtuple
 from pathlib import Path
 
@@ -117,7 +120,7 @@ UNREADABLE = {
     "a link to nowhere": (lambda folder: (folder / "x.jpg").symlink_to("gone.jpg"), "link to a file that is not there"),
     "pages": (save_pages, "holds 3 pages; save each"),
     "black": (save_deep_colours, "save it with 8 bits"),
-    "a bomb": (save_bomb, "exceeds limit|cannot be read"),
+    "a bomb": (save_bomb, "has 3,600 megapixels, and simseg reads up to 500"),
     "a folder": (lambda folder: (folder / "x.jpg").mkdir(), ""),
 }
 
@@ -657,6 +660,92 @@ def test_two_copies_of_a_data_set_leave_one_another_alone(tmp_path, cache):
     assert len(list(cache.glob("folder-*"))) == 2
 
 
+def rewrite(mask, changed):
+    "In place, with the dates it had."
+    status = mask.stat()
+    mask.write_bytes(changed)
+    os.utime(mask, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def replace(mask, changed):
+    "By another file of the same dates, as cp -p, rsync -t and unzip do."
+    status = mask.stat()
+    other = mask.with_suffix(".new")
+    other.write_bytes(changed)
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(mask)
+
+
+def later(monkeypatch):
+    "So long after the last change that contents are remembered."
+    now = time.time()
+    monkeypatch.setattr(data, "time", namedtuple("Time", "time")(lambda: now + 60))
+
+
+@pytest.mark.parametrize("remembered", [False, True])
+@pytest.mark.parametrize("change", [rewrite, replace])
+def test_a_mask_that_was_drawn_anew_is_read_anew(change, remembered, tmp_path, monkeypatch):
+    "Of the same size, and with the same date as before."
+    folder = pairs(tmp_path / "own")
+    mask = (folder / "masks" / "03.png").rename(folder / "masks" / "03.bmp")
+    Image.fromarray(THINGS[3]).save(mask)
+    if remembered: later(monkeypatch)
+    before = load_pairs(str(folder), SIDE)
+    old = mask.read_bytes()
+    Image.fromarray(THINGS[5]).save(tmp_path / "other.bmp")
+    changed = (tmp_path / "other.bmp").read_bytes()
+    assert len(changed) == len(old) and changed != old
+    dates = mask.stat().st_mtime_ns
+    change(mask, changed)
+    assert mask.stat().st_mtime_ns == dates
+    after = load_pairs(str(folder), SIDE)
+    assert after.fingerprint != before.fingerprint and (after.masks[3] != before.masks[3]).any()
+    change(mask, old)
+    assert load_pairs(str(folder), SIDE).fingerprint == before.fingerprint
+
+
+def test_what_changes_no_content_makes_no_other_set(tmp_path, cache, monkeypatch):
+    "Other dates, permissions, a hard link: nothing is decoded again, and no run of a study runs again."
+    folder = pairs(tmp_path / "own")
+    later(monkeypatch)
+    before = data.files_fingerprint(str(folder))
+    load_pairs(str(folder), SIDE)
+    os.utime(folder / "images" / "00.png", (0, 0))
+    (folder / "images" / "01.png").chmod(0o600)
+    os.link(folder / "images" / "02.png", tmp_path / "backup.png")
+    monkeypatch.setattr(data, "_build_cache", None)
+    load_pairs(str(folder), SIDE)
+    assert data.files_fingerprint(str(folder)) == before
+    assert data.files_fingerprint(shutil.copytree(folder, tmp_path / "copy")) == before
+    shutil.rmtree(cache)
+    assert data.files_fingerprint(str(folder)) == before
+
+
+def test_contents_are_read_again_only_after_a_change(tmp_path, cache, monkeypatch):
+    "A change just now could be followed by another that no clock tells apart, so that it is not yet relied on."
+    folder = photos(tmp_path / "photos")
+    read = []
+    true_content = data._content
+    monkeypatch.setattr(data, "_content", lambda path: read.append(path) or true_content(path))
+    now = time.time()
+    monkeypatch.setattr(data, "time", namedtuple("Time", "time")(lambda: now))
+    for _ in range(2): data.files_fingerprint(str(folder))
+    assert len(read) == 24
+    later(monkeypatch)
+    for _ in range(2): data.files_fingerprint(str(folder))
+    assert len(read) == 36
+    for memory in cache.glob(".contents-*"): memory.write_text("damaged")
+    data.files_fingerprint(str(folder))
+    assert len(read) == 48
+
+
+def test_another_meaning_of_the_values_makes_another_set(tmp_path):
+    folder = pairs(tmp_path / "own")
+    before = data.files_fingerprint(str(folder))
+    (folder / "classes.txt").write_text("cell=255\n")
+    assert data.files_fingerprint(str(folder)) != before
+
+
 def test_what_a_folder_held_before_leaves_the_cache(tmp_path, cache):
     folder = photos(tmp_path / "photos")
     load_unlabelled(str(folder), SIDE)
@@ -733,3 +822,60 @@ def test_a_folder_of_many_classes_is_looked_through_in_no_time(tmp_path, monkeyp
     monkeypatch.setattr(data, "_with_addition", addition)
     assert data.labelled_parts(tmp_path / "photos") is None
     assert len(tried) < 20_000
+
+
+# Large pictures
+
+def claims(path, width, height):
+    "A PNG of no pixels that claims to have many."
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+def test_a_scan_of_196_megapixels_is_read(tmp_path):
+    Image.new("1", (14_000, 14_000)).save(tmp_path / "scan.png")
+    assert data.open_picture(tmp_path / "scan.png").size == (14_000, 14_000)
+
+
+@pytest.mark.parametrize("width, height, why", [
+    (60_000, 60_000, "has 3,600 megapixels, and simseg reads up to 500; cut it into tiles, or save it smaller."),
+    (1, 600_000_000, "has 600 megapixels, and simseg reads up to 500; cut it into tiles, or save it smaller."),
+    (14_000, 14_000, "cannot be read as an image: "),
+    (0, 10, "cannot be read as an image: "),
+])
+def test_a_picture_that_claims_too_much_is_left_out_by_name(width, height, why, tmp_path):
+    folder = photos(tmp_path / "photos")
+    claims(folder / "claims.png", width, height)
+    read = load_unlabelled(str(folder), SIDE)
+    assert len(read) == 12
+    (skipped,) = read.skipped
+    assert skipped["why"].startswith(f"{folder / 'claims.png'} {why}")
+
+
+@pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1), (1, 1)])
+def test_a_picture_may_have_any_shape(size, tmp_path):
+    folder = photos(tmp_path / "photos")
+    Image.new("RGB", size, "red").save(folder / "thin.png")
+    read = load_unlabelled(str(folder), SIDE)
+    assert len(read) == 13 and not read.skipped
+    assert (read.images[read.names.index("thin")] == np.array([255, 0, 0])[:, None, None]).all()
+
+
+def test_large_pictures_are_read_one_at_a_time(tmp_path, monkeypatch):
+    folder = photos(tmp_path / "photos", 3)
+    Image.new("RGB", (SIDE + 1, SIDE)).save(folder / "large.png")
+    monkeypatch.setattr(data, "LARGE", SIDE * SIDE)
+    alone = {}
+    true_decode = data._Decoded._decode
+
+    def decode(decoded, i):
+        alone[decoded.source.names[i]] = decoded.one_large.locked()
+        true_decode(decoded, i)
+
+    monkeypatch.setattr(data._Decoded, "_decode", decode)
+    monkeypatch.setattr(data.os, "cpu_count", lambda: 1)  # the others would see the lock of the large one
+    load_unlabelled(str(folder), SIDE)
+    assert alone == {"00": False, "01": False, "02": False, "large": True}

@@ -7,7 +7,6 @@ import sys
 
 import nbformat
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
 from conftest import BIN, ROOT, with_our_commands
@@ -15,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from simseg.batch import batch_cells
-from simseg.core import check_known, check_types, parameter_defaults
+from simseg.core import check_known, check_types, parameter_defaults, read_csv
 from simseg.study import check_study, pretrainings, simclr_params, study_cells, unet_params
 from simseg.synthetic import draw_synthetic
 from simseg.unet import run_unet
@@ -84,12 +83,12 @@ def small_study(tmp_path):
 
 def assert_tables_are_whole(out):
     "A pretrained encoder beside scratch, under two recipes."
-    results = pd.read_csv(out / "results.csv")
+    results = read_csv(out / "results.csv")
     arms = [["scratch", "base"], ["animals", "base"], ["animals", "frozen"]]
     assert results[["encoder", "recipe"]].values.tolist() == arms
     assert results["iou"].between(0, 1).all()
     assert (results["n_images"] == 13).all()
-    comparisons = pd.read_csv(out / "comparisons.csv")
+    comparisons = read_csv(out / "comparisons.csv")
     assert comparisons[["first", "second", "recipe"]].values.tolist() == [["animals", "scratch", "base"]]
 
 
@@ -188,14 +187,14 @@ def test_what_failed_leaves_a_hole_with_its_sentence(finished_study):
     code, said = snakemake("--configfile", file)
     assert code == 1
     assert "1 of 2 cells are evaluated\nfailed: simclr bad seed 0: 1 of 12 images of" in said
-    assert len(pd.read_csv(out / "results.csv")) == 1
+    assert len(read_csv(out / "results.csv")) == 1
     assert "failed: simclr bad seed 0" in (out / "report.html").read_text(encoding="utf-8")
     shutil.copy(images / "images" / "3.png", photos)
     (out / "uses.csv").touch()  # as a study leaves it that had consistency before its file was changed
     code, said = snakemake("--configfile", file)
     assert code == 0, said[-3000:]
     assert not (out / "uses.csv").exists()
-    assert len(pd.read_csv(out / "results.csv")) == 2
+    assert len(read_csv(out / "results.csv")) == 2
 
 
 def test_a_study_of_a_taken_name_is_refused(finished_study, tmp_path):
