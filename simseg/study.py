@@ -318,6 +318,10 @@ def _check_encoders(study: dict):
         with _about(("encoders", name)):
             _check_stage(f"encoder {name}", own, "simclr", OF_STUDY)
             check_types({key: own[key] for key in OF_STUDY if key in own}, dict.fromkeys(OF_STUDY, ""))
+            trained = [key for key in own if key not in OF_STUDY or (key, name) == ("encoder", "scratch")]
+            if name in UNTRAINED and trained:
+                raise ValueError(f"{name} begins without any training here and takes no `{trained[0]}`; call what is "
+                                 "trained otherwise.")
             if name in UNTRAINED or "dataset" in own or "encoder" in own: continue
             raise ValueError(f"The encoder {name} says neither a dataset to pretrain on nor an encoder's file.")
 
