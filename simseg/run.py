@@ -30,8 +30,8 @@ import yaml
 from filelock import FileLock, Timeout
 from torch.utils.serialization import config as save_options
 
-from .core import check_free, cpu_capabilities, make_accelerator, read_json, read_yaml, repo_root, resolve_path
-from .core import seed_for, write_atomic, write_csv, write_json, write_yaml
+from .core import WRITING, check_free, cpu_capabilities, make_accelerator, read_json, read_yaml, repo_root
+from .core import resolve_path, seed_for, write_atomic, write_csv, write_json, write_yaml
 
 # %% ../nbs/01_run.ipynb #fd277a06
 def _git(*arguments: str) -> str:  # what it printed; empty without git or a repository
@@ -257,12 +257,21 @@ def files_left(folder: Path) -> list[str]:
 
 def clear_remains(folder: Path):
     "Remove what a process that died while it wrote has left half-written."
-    for name in map(Path, RUN_FILES):
-        for path in folder.glob(f".{name.stem}.[0-9]*{name.suffix}"): _remove(path)
+    for path in folder.glob(f"{WRITING}*"): _remove(path)
+
+
+def _is_a_runs(folder: Path) -> bool:
+    "Return whether a run has been in a folder; else what bears the names of its files is somebody's own."
+    try: return "ran_on" in read_yaml(folder / "params.yaml")
+    except (OSError, TypeError, ValueError, yaml.YAMLError): return (folder / "state.json").is_file()
 
 
 def clear_run(folder: Path):
     "Remove everything that a run has left; metrics.json first, so that nothing else is taken for finished."
+    left = files_left(folder)
+    if left and not _is_a_runs(folder):
+        raise ValueError(f"{folder} holds {left[0]}, which no run of simseg has left there, so it is not removed; "
+                         "take another out_dir, or move it away.")
     for name in RUN_FILES: _remove(folder / name)
 
 # %% ../nbs/01_run.ipynb #3b92ec75
