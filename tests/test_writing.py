@@ -457,15 +457,15 @@ FILES = ["photos/cat.png", "photos/dog.jpg", "img/cat.jpg", "set/images/a.jpg", 
 ONNX = ["model.onnx", "there.onnx", "linked.onnx", "protected.onnx", "exports", "exports/", ".", "..", "",
         "found/cat.png", "photos/cat.png", "new/model.onnx", "model/model.onnx", "folder.onnx", "pipe.onnx",
         "notes.txt/m.onnx"]
+IMAGES = ["photos/cat.png", "photos/dog.jpg", "photos/trip/cow.jpg", "img/cat.jpg", "img/dog.jpg", "gt/cat.png",
+          "gt/dog.png", "set/images/a.jpg", "set/masks/a.png", "found/trip/old.jpg", "outputs/mine/photo.png"]
 NAMES = ["x-64px-y", "folder-64px-holiday", "..", ".", "../photos", "nothing"]
 STUDIES = ["outputs/mine/study.yaml", "params/mine.yaml", "photos", "nowhere.yaml"]
 
 
 def furnish(world: Path):
     "Photos, drawn masks, texts, links and a pipe, and folders with the names of outputs."
-    for name in ("photos/cat.png", "photos/dog.jpg", "photos/trip/cow.jpg", "img/cat.jpg", "img/dog.jpg", "gt/cat.png",
-                 "gt/dog.png", "set/images/a.jpg", "set/masks/a.png", "found/trip/old.jpg", "outputs/mine/photo.png"):
-        picture(world / name, 255 if "gt" in name or "masks" in name else 90)
+    for name in IMAGES: picture(world / name, 255 if "gt" in name or "masks" in name else 90)
     for name in ("notes.txt", "found/notes.png", "found/dog.png", "found/cat.overlay.jpg", "found/cat.png/notes.txt",
                  "exports/notes.txt", "there.onnx", "protected.onnx", "folder.onnx/notes.txt", "outputs/mine/notes.md",
                  "outputs/mine/model/mine.txt", "outputs/reference/mine/notes.md", "cache/x-64px-y/meta.json",
@@ -502,8 +502,7 @@ def may_change(path: Path, arguments: list[str]) -> bool:
     if arguments[0] == "record": return path.parent.parent.name == "reference" and path.name != "notes.md"
     if "--overwrite" not in arguments: return False
     if arguments[0] == "export": return path.samefile(arguments[3]) and path.suffix == ".onnx"
-    somebodys = path.name == "notes.png" or path.parent.name in ("photos", "trip", "img", "gt", "images", "masks")
-    return path.name.endswith((".png", ".overlay.jpg")) and not somebodys
+    return path.name.endswith((".png", ".overlay.jpg")) and not str(path).endswith((*IMAGES, "found/notes.png"))
 
 
 def test_no_call_changes_what_was_there(quick, workplace, monkeypatch, capsys):
