@@ -6,6 +6,7 @@ The studies that are planned and looked at are made up: every run's folder holds
 
     python benchmarks/bench_study.py
 """
+import os
 import shutil
 import statistics
 import subprocess
@@ -89,7 +90,7 @@ def run_ten(prefix: str) -> float:
 
 if __name__ == "__main__":
     args = parse(__doc__, rounds=3)
-    prefix = "bench-study"
+    prefix = f"bench-study-{os.getpid()}"
     measured = in_turn(contestants(prefix), args.rounds)
     measured["a cell that trains nothing, of ten"] = [run_ten(prefix)]
     for path in resolve_path("outputs").glob(f"{prefix}-*"): shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -7,6 +7,7 @@ to the last bit. What a run will do is decided by its state (weights, the optimi
 generators, the kept model): where the states of two runs are the same after an epoch, so is all that follows. So each
 cell's control and scratch are trained for one epoch, on one machine, and everything in their checkpoints is compared.
 """
+import os
 import shutil
 import sys
 
@@ -58,7 +59,7 @@ def compared_cells(study: dict) -> list[dict]:
 if __name__ == "__main__":
     args = parse(__doc__, study="params/pets-long.yaml", data_root="")
     study = read_study(args.study)
-    study |= {"name": f"{study['name']}-control", "data_root": args.data_root, "device": args.device}
+    study |= {"name": f"{study['name']}-control-{os.getpid()}", "data_root": args.data_root, "device": args.device}
     rows = compared_cells(study)
     shutil.rmtree(resolve_path(f"outputs/{study['name']}"))
     finish("control", rows, args)

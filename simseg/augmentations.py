@@ -10,7 +10,6 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'dataset', 'data_root', 'image_size'
 
 # %% ../nbs/06_augmentations.ipynb #6bbf00c7
 import math
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -27,10 +26,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-@lru_cache
 def _constant(values: tuple, device: torch.device) -> torch.Tensor:
-    "A small tensor that is copied to a device once: every copy would make the host wait for the GPU."
-    return torch.tensor(values, device=device)
+    "A small tensor, filled on its device: to copy it there would make the host wait for the GPU."
+    return torch.stack([torch.full((), value, device=device) for value in values])
 
 
 def _scale(images):

@@ -33,9 +33,9 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from .core import check_free, check_torch, cpu_capabilities, damaged, make_accelerator, own_threads, read_csv
-from .core import read_json, read_yaml, repo_root, resolve_path, seed_for, write_atomic, write_csv, write_json
-from .core import write_yaml
+from .core import WRITING, check_free, check_torch, cpu_capabilities, damaged, make_accelerator, own_threads
+from .core import read_csv, read_json, read_yaml, repo_root, resolve_path, seed_for, write_atomic, write_csv
+from .core import write_json, write_yaml
 
 # %% ../nbs/01_run.ipynb #fd277a06
 def _git(*arguments: str) -> str:  # what it printed; empty without git or a repository
@@ -302,12 +302,21 @@ def files_left(folder: Path) -> list[str]:
 
 def clear_remains(folder: Path):
     "Remove what a process that died while it wrote has left half-written."
-    for name in map(Path, RUN_FILES):
-        for path in folder.glob(f".{name.stem}.[0-9]*{name.suffix}"): _remove(path)
+    for path in folder.glob(f"{WRITING}*"): _remove(path)
+
+
+def _is_a_runs(folder: Path) -> bool:
+    "Return whether a run has been in a folder; else what bears the names of its files is somebody's own."
+    try: return "ran_on" in read_yaml(folder / "params.yaml")
+    except (OSError, TypeError, ValueError, yaml.YAMLError): return (folder / "state.json").is_file()
 
 
 def clear_run(folder: Path):
     "Remove everything that a run has left; metrics.json first, so that nothing else is taken for finished."
+    left = files_left(folder)
+    if left and not _is_a_runs(folder):
+        raise ValueError(f"{folder} holds {left[0]}, which no run of simseg has left there, so it is not removed; "
+                         "take another out_dir, or move it away.")
     for name in RUN_FILES: _remove(folder / name)
 
 # %% ../nbs/01_run.ipynb #9cf553f3

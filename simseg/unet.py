@@ -247,6 +247,7 @@ def save_model(
     known: dict[str, KnownImages | None] | None = None,  # `learnt_from` and `pretrained_on`, as far as it is known
     metrics: dict | None = None,  # on the validation images, for the model card
     classes: str = "",  # what its channels mean, as for `parse_classes`
+    overwrite: bool = False,  # replace the files of a model that is there; a run says so of its own
 ) -> Path:
     "Write `model/`: smp's config.json, model.safetensors and model card, preprocessing.json, which images it has seen."
     model = model.to("cpu", memory_format=torch.contiguous_format)
@@ -261,7 +262,7 @@ def save_model(
         for name, images in (known or {}).items():
             if images is not None: save_known(images, path / f"{name}.safetensors")
 
-    return write_atomic(folder, write)
+    return write_atomic(folder, write, overwrite)
 
 # %% ../nbs/09_unet.ipynb #52cb577d
 def _read_part(path: Path) -> dict:
@@ -397,7 +398,7 @@ def run_unet(
         known = {"learnt_from": known_images(data, np.r_[part.train, part.val, unlabelled]),
                  "pretrained_on": pretrained_on(params["encoder"])}
         epoch = kept_epoch(run.history, params["keep"])
-        save_model(model, run.folder / "model", params, known, epoch, data.classes)
+        save_model(model, run.folder / "model", params, known, epoch, data.classes, True)
         if run.stopped: return run.pause()
         n_images = {"n_train": len(part.train), "n_val": len(part.val)}
         if params["consistency"]: n_images["n_unlabelled"] = len(unlabelled)

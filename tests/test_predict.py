@@ -176,7 +176,7 @@ def test_the_best_model_of_a_study_is_taken(workplace, model, photos):
     study_with("second", [0.4])
     found = simseg(workplace, "predict", photos)
     assert found.returncode == 2 and "first (" in found.stderr and "second (" in found.stderr
-    found = simseg(workplace, "predict", photos, "--study", "second")
+    found = simseg(workplace, "predict", photos, "--study", "second", "--overwrite")
     assert found.returncode == 0 and "outputs/second/" in found.stdout
     found = simseg(workplace, "predict", photos, "--model", "outputs/nothing")
     assert found.returncode == 2 and "There is no model in" in found.stderr and "first (" in found.stderr
