@@ -160,6 +160,9 @@ def _parse_yaml(
 
 # %% ../nbs/00_core.ipynb #9199bba2
 SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
+MOST_VALUES = 10_000  # of a file that somebody typed; aliases of aliases make billions
+DEEPEST = 20  # names inside names
+YAML_TAG = "tag:yaml.org,2002:"
 
 
 def write_yaml(path: str | Path, value: dict) -> Path:
@@ -173,11 +176,6 @@ def read_yaml(path: str | Path) -> dict:
     return _parse_yaml(Path(path), lambda text: yaml.load(text, SAFE)) or {}
 
 # %% ../nbs/00_core.ipynb #459452f7
-MOST_VALUES = 10_000  # of a file that somebody typed; aliases of aliases make billions
-DEEPEST = 20  # names inside names
-YAML_TAG = "tag:yaml.org,2002:"
-
-
 class _Typed:
     "The values of a file that somebody typed, with their lines."
 
@@ -221,7 +219,7 @@ class _Typed:
             values[key.value] = self.value(part, (*keys, key.value))
         return values
 
-
+# %% ../nbs/00_core.ipynb #cfc92655
 def read_typed_yaml(
     path: Path,
     is_text,  # (its keys, the value as YAML reads it) → whether a value is text
