@@ -201,6 +201,9 @@ def _parse_yaml(
 
 # %% ../nbs/00_core.ipynb #9199bba2
 SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
+MOST_VALUES = 10_000  # of a file that somebody typed; aliases of aliases make billions
+DEEPEST = 20  # names inside names
+YAML_TAG = "tag:yaml.org,2002:"
 
 
 def write_yaml(path: str | Path, value: dict) -> Path:
@@ -216,11 +219,6 @@ def read_yaml(path: str | Path) -> dict:
     return value
 
 # %% ../nbs/00_core.ipynb #459452f7
-MOST_VALUES = 10_000  # of a file that somebody typed; aliases of aliases make billions
-DEEPEST = 20  # names inside names
-YAML_TAG = "tag:yaml.org,2002:"
-
-
 class _Typed:
     "The values of a file that somebody typed, with their lines."
 
@@ -264,7 +262,7 @@ class _Typed:
             values[key.value] = self.value(part, (*keys, key.value))
         return values
 
-
+# %% ../nbs/00_core.ipynb #cfc92655
 def read_typed_yaml(
     path: Path,
     is_text,  # (its keys, the value as YAML reads it) → whether a value is text

@@ -314,7 +314,7 @@ def _check_encoders(study: dict):
         if not study["encoders"]: raise ValueError("The study has no encoders; name one at least.")
         _check_names("way to start", study["encoders"])
     for name, own in study["encoders"].items():
-        own = own or {}  # `scratch:` with nothing behind it
+        own = {} if own is None else own  # `scratch:` with nothing behind it
         with _about(("encoders", name)):
             _check_stage(f"encoder {name}", own, "simclr", OF_STUDY)
             check_types({key: own[key] for key in OF_STUDY if key in own}, dict.fromkeys(OF_STUDY, ""))
@@ -325,7 +325,7 @@ def _check_encoders(study: dict):
             if name in UNTRAINED or "dataset" in own or "encoder" in own: continue
             raise ValueError(f"The encoder {name} says neither a dataset to pretrain on nor an encoder's file.")
 
-
+# %% ../nbs/13_study.ipynb #34e42c4a
 def _check_recipes(study: dict):
     "Names that folders can carry, parameters of 09_unet, and parts of the grid."
     with _about(("recipes",)): _check_names("recipe", study["recipes"], [BASE])
@@ -371,7 +371,7 @@ def _check_runs(study: dict):
         for dataset in study_datasets(study):
             if Path(dataset).name == dataset: check_source(dataset, study["data_root"])
 
-
+# %% ../nbs/13_study.ipynb #1520ba98
 NOT_A_STUDY = ["reference", "example"]  # folders in outputs/ that hold other things
 
 
@@ -427,7 +427,7 @@ def _is_text(keys: tuple, value) -> bool:
     defaults = STUDY_DEFAULTS if len(keys) == 1 else parameter_defaults(section) if section in STAGES else {}
     return isinstance(defaults.get(keys[-1]), str)
 
-
+# %% ../nbs/13_study.ipynb #19fa5088
 def _as_number(text: str) -> float | str:
     "A label ratio that is a key; what is no number stays for the checks."
     try: return float(text)
@@ -452,7 +452,7 @@ def _read_unchecked(path: Path) -> tuple[dict, dict]:  # a study, and where its 
     for section in sections: _number_ratios(section, places[()])
     return study, places
 
-
+# %% ../nbs/13_study.ipynb #a777d663
 def _merged(study: dict, changes: dict) -> dict:
     "A study with some values changed."
     for key, value in changes.items():
@@ -477,7 +477,7 @@ def read_study(
         places = {keys: place for keys, place in places.items() if keys[:1] != (key,)} | {(key,): "--config"}
     return check_study(_merged(study, changes or {}), places)
 
-
+# %% ../nbs/13_study.ipynb #e812255e
 def study_files(
     first: str | Path = "",  # one that comes first
 ) -> list[str]:  # relative to the top of the repository where they lie below it

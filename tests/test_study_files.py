@@ -99,6 +99,7 @@ MISTAKEN = {  # what stands in the place of a line of the study, and what is sai
     "no data set": ("    dataset: synthetic", "    epochs: 3", 6, "The encoder animals says neither a dataset"),
     "a list of encoders": ("  scratch:\n  animals:\n    dataset: synthetic", "  [scratch, animals]", 4,
                            "encoders=['scratch', 'animals'] is of type list, but `encoders` is of type dict"),
+    "a word for a section": ("  scratch:", "  scratch: no", 5, "encoder scratch=False is of type bool, but"),
     "no encoders": ("  scratch:\n  animals:\n    dataset: synthetic", "", 4, "The study has no encoders"),
     "a number for a section": ("unet:\n  dataset: synthetic\n  epochs: 2", "unet: 2", 8, "unet=2 is of type int, but"),
     "a number for a list": ("seeds: [0]", "seeds: 0", 3, "seeds=0 is of type int, but `seeds` is of type list"),
@@ -216,7 +217,8 @@ def test_names_stay_names_in_tables(tmp_path):
 def test_a_way_to_start_called_na_is_in_the_tables_of_a_recorded_study(workplace):
     "With the published figures of its counterpart beside it."
     folder = workplace / "outputs" / "reference" / "mine"
-    rows = [{"encoder": name, "recipe": "null", "label_ratio": 0.5, "seed": 0, "iou": 0.7} for name in ("scratch", "NA")]
+    cell = {"recipe": "null", "label_ratio": 0.5, "seed": 0, "iou": 0.7}
+    rows = [{"encoder": name, **cell} for name in ("scratch", "NA")]
     write_csv(folder / "results.csv", rows)
     assert list(results_table(reference_table("mine", "results")).index) == ["scratch (null)", "NA (null)"]
     write_csv(workplace / "params" / "published.csv", [{"encoder": "nan", "label_ratio": 0.5, "iou": 0.9}])
