@@ -34,15 +34,15 @@ def check_encoder(
 
     names = get_encoder_names()
     if encoder_name in names: return
-    wrong = "is unknown"
     if encoder_name.startswith("tu-") and timm.is_model(encoder_name[3:]):
         try:
             with torch.device("meta"): get_encoder(encoder_name, weights=None)
             return
-        except Exception as error: wrong = f"does not suit a U-Net ({error})"  # each kind of model has its own
-    names += [f"tu-{name}" for name in timm.list_models()]
-    near = difflib.get_close_matches(encoder_name, names, 5, cutoff=0)
-    raise ValueError(f"encoder_name={encoder_name!r} {wrong}; choose one of {', '.join(near)}, or another encoder of "
+        except Exception as error:  # each kind of model has its own
+            raise ValueError(f"encoder_name={encoder_name!r} cannot be the encoder of a U-Net ({error}); "
+                             "take a convolutional one, such as resnet18.") from error
+    near = difflib.get_close_matches(encoder_name, names + [f"tu-{name}" for name in timm.list_models()], 5, cutoff=0)
+    raise ValueError(f"encoder_name={encoder_name!r} is unknown; choose one of {', '.join(near)}, or another encoder of "
                      "segmentation-models-pytorch.")
 
 # %% ../nbs/07_transfer.ipynb #b5f47d05
