@@ -10,9 +10,9 @@ __all__ = ['OPTIMIZERS', 'COLLAPSED', 'BANK', 'SEEDED', 'MEMBER', 'REFUSED', 'da
            'learning_rate', 'weight_decay', 'val_fraction', 'seed', 'device', 'precision', 'compile', 'threads',
            'tracker', 'stop_after', 'overwrite', 'processes', 'out_dir', 'SimCLR', 'nt_xent', 'make_optimizer',
            'make_schedule', 'encode', 'knn_accuracy', 'linear_probe', 'spread', 'alignment', 'uniformity', 'validate',
-           'check_collapse', 'process_count', 'gather_views', 'SharedBatchNorm2d', 'share_batch_norm', 'train_epoch',
-           'classify', 'steps_per_epoch', 'views_of', 'watch', 'pretrain', 'check_simclr', 'last_epoch', 'labelled_set',
-           'tested_images', 'what_else_it_begins_with', 'Pretraining', 'said_by_first', 'train_along',
+           'check_collapse', 'process_count', 'gather_views', 'SharedBatchNorm2d', 'SharedDropPath', 'share_batch_norm',
+           'train_epoch', 'classify', 'steps_per_epoch', 'views_of', 'watch', 'pretrain', 'check_simclr', 'last_epoch',
+           'labelled_set', 'tested_images', 'what_else_it_begins_with', 'Pretraining', 'said_by_first', 'train_along',
            'pretrain_in_folder', 'run_member', 'start_processes', 'run_in_processes', 'run_simclr']
 
 # %% ../nbs/08_simclr.ipynb #9c2e6423
@@ -255,18 +255,51 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             self.running_var.lerp_(variance * n / (n - 1), self.momentum)
             self.num_batches_tracked += 1
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
+        x = (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
+        for name in ("drop", "act"): x = getattr(self, name, nn.Identity())(x)  # of timm's BatchNormAct2d
+        return x
+
+
+class SharedDropPath(nn.Module):
+    "Stochastic depth of a batch that several processes hold, of each image's two views equally many."
+
+    def forward(
+        self,
+        x: torch.Tensor,  # (2n, …), first views, then second ones
+    ) -> torch.Tensor:  # the same shape and dtype
+        "Scale or drop each image's path as one process would; in evaluation mode, none."
+        if not self.training: return x
+        ones = x.new_ones(process_count() * len(x), *[1] * (x.ndim - 1))
+        kept = super().forward(ones).view(2, process_count(), len(x) // 2, *ones.shape[1:])
+        return x * kept[:, torch.distributed.get_rank()].flatten(0, 1)
+
+# %% ../nbs/08_simclr.ipynb #32e058b4
+def _set_unused_aside(model: nn.Module, image_size: int):
+    "Let parameters that a forward pass does not use take no gradient."
+    model.eval()
+    parameters = list(model.parameters())
+    output = model(torch.zeros(2, 3, image_size, image_size))
+    gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients): parameter.requires_grad_(gradient is not None)
+    model.train()
 
 
 def share_batch_norm(
-    model: nn.Module,  # changed in place; its weights and their names stay
-    device: torch.device,
+    model: nn.Module,  # on the CPU, changed in place; its weights and their names stay
+    device: torch.device,  # where it is to be trained
+    image_size: int = 64,  # pixels, of a side
 ) -> nn.Module:  # `model`
-    "Let batch norm see the whole batch, where several processes share it."
+    "Let batch norm and stochastic depth see the whole batch, where several processes share it."
+    from timm.layers import DropPath, convert_sync_batchnorm
+
     if process_count() == 1: return model
-    if device.type == "cuda": return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    _set_unused_aside(model, image_size)
+    shared = {DropPath: SharedDropPath}
+    if device.type == "cuda": model = convert_sync_batchnorm(model)
+    else: shared[nn.BatchNorm2d] = SharedBatchNorm2d
     for module in model.modules():
-        if type(module) is nn.BatchNorm2d: module.__class__ = SharedBatchNorm2d  # which adds nothing to keep
+        for kind, ours in shared.items():  # their subclasses too; ours add nothing to keep
+            if isinstance(module, kind): module.__class__ = type(ours.__name__, (ours, type(module)), {})
     return model
 
 # %% ../nbs/08_simclr.ipynb #b3c3da23
@@ -376,8 +409,8 @@ def pretrain(
     steps = steps_per_epoch(len(train), batch_size)
     order_generator = generator_for(seed, "order")
     view_generator = generator_for(seed, "views", device)
-    model = share_batch_norm(model, device).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, params["optimizer"], params["learning_rate"], params["weight_decay"])
+    model = share_batch_norm(model, device, images.shape[-1]).to(memory_format=torch.channels_last)
     schedule = make_schedule(optimizer, steps * epochs, steps * params["warmup_epochs"])
     prepared, optimizer = accelerator.prepare(model, optimizer)
     pixels = 2 * steps * batch_size * epochs * images[0, 0].numel()

@@ -33,7 +33,7 @@ from .masks import (BORDERS, LOSSES, count_batch, loss_of, make_loss, make_targe
                           summarise)
 from .run import KEEP, Kept, Run, State, check_finite, check_made, file_fingerprint
 from .synthetic import ImageData
-from .transfer import UNTRAINED, check_encoder, encoder_file, start_from
+from .transfer import UNTRAINED, check_encoder, check_weights, encoder_file, start_from
 
 # %% ../nbs/09_unet.ipynb #70be7f14
 def make_unet(
@@ -309,6 +309,7 @@ def load_model(
     except Exception as error:  # each way a file can be damaged has a class of its own
         raise ValueError(f"The model in {folder} cannot be opened ({str(error).splitlines()[0]}); "
                          "a file may be cut off: copy the folder again, or train the model again.") from error
+    check_weights(model.state_dict(), folder)
     return model.eval(), preprocessing
 
 # %% ../nbs/09_unet.ipynb #c76f850f

@@ -34,32 +34,42 @@ simseg.simclr.gather_views = gather_views
 
 # A step: its loss and its gradients
 
-def step(images, rank: int, processes: int) -> dict:
+def step(images, rank: int, processes: int, encoder_name: str = "resnet18", dtype=torch.float32) -> dict:
     "Loss and gradients of a step of this process's part of a batch."
     torch.manual_seed(0)
-    model = share_batch_norm(SimCLR("resnet18", 32, 16), torch.device("cpu"))
+    model = share_batch_norm(SimCLR(encoder_name, 32, 16), torch.device("cpu")).to(dtype)
     whole = model if processes == 1 else torch.nn.parallel.DistributedDataParallel(model)
     generator = generator_for(0, "views")
     own = images.chunk(processes)[rank]
     both = simseg.simclr.two_views(own, generator, share=(rank, processes))
-    first, second = whole(both).chunk(2)
+    first, second = whole(both.to(dtype)).chunk(2)
     loss = nt_xent(simseg.simclr.gather_views(first), simseg.simclr.gather_views(second))
     loss.backward()
     statistics = {f"buffer {name}": value for name, value in model.named_buffers() if "running" in name}
-    return {"loss": loss.detach(), **statistics, **{name: value.grad for name, value in model.named_parameters()}}
+    gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    return {"loss": loss.detach(), **statistics, **gradients}
 
 
-def one_of_two(rank: int, folder: str, broken: bool):
+def exact_step(images, rank: int, processes: int, encoder_name: str) -> dict:
+    "In float64, where only what differs in kind is left."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", lambda x: x if x.dtype == torch.float64 else x.to(torch.float32))
+        return step(images, rank, processes, encoder_name, torch.float64)
+
+
+def one_of_two(rank: int, folder: str, broken: bool, encoder_name: str):
     "What each of two processes does."
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     if broken: exec(WITHOUT_GRADIENTS, {})
-    torch.save(step(torch.from_numpy(draw_synthetic(8, 64).images), rank, 2), f"{folder}/{rank}.pt")
+    images = torch.from_numpy(draw_synthetic(8, 64).images)
+    found = exact_step(images, rank, 2, encoder_name) if encoder_name else step(images, rank, 2)
+    torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def of_two(folder, broken: bool = False) -> dict:
-    torch.multiprocessing.spawn(one_of_two, (str(folder), broken), nprocs=2)
+def of_two(folder, broken: bool = False, encoder_name: str = "") -> dict:
+    torch.multiprocessing.spawn(one_of_two, (str(folder), broken, encoder_name), nprocs=2)
     first, second = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     for name, value in first.items(): assert torch.equal(value, second[name]), name
     return first
@@ -83,6 +93,15 @@ def test_two_processes_of_four_images_are_one_of_eight(tmp_path):
     broken = of_two(tmp_path / "broken", broken=True)
     assert broken["loss"].item() == pytest.approx(alone["loss"].item(), rel=1e-5)  # which is why nobody notices
     assert far(broken, alone) > 0.2
+
+
+@pytest.mark.parametrize("name", ["timm-tf_efficientnet_lite0", "timm-skresnet18"])
+def test_batch_norm_that_ends_in_an_activation_is_shared_too(name, tmp_path):
+    "The first has stochastic depth and layers that no feature map passes through, the second two kinds of batch norm."
+    alone = exact_step(torch.from_numpy(draw_synthetic(8, 64).images), 0, 1, name)
+    two = of_two(tmp_path, encoder_name=name)
+    assert two.keys() == alone.keys()
+    for key, value in alone.items(): torch.testing.assert_close(two[key], value, rtol=1e-7, atol=1e-9, msg=key)
 
 
 # Twenty steps
@@ -127,6 +146,16 @@ def test_two_processes_go_on_where_they_were_stopped(tmp_path):
     run_simclr(small("simclr", tmp_path / "one", **params, stop_after=2))
     history = run_simclr(small("simclr", tmp_path / "one", **{**params, "processes": 1}))
     assert len(history) == 3 and history[1]["loss"] == whole[1]["loss"]
+
+
+def test_two_processes_go_on_with_the_depth_that_chance_gave(tmp_path):
+    "Which layers are dropped is drawn from a state that is kept, too; smp's lite0 drops some, and leaves some unused."
+    params = {"epochs": 2, "processes": 2, "precision": "fp32", "encoder_name": "timm-tf_efficientnet_lite0",
+              "max_images": 41, "learning_rate": 0.01, "val_fraction": 0.2}
+    run_simclr(small("simclr", tmp_path / "whole", **params))
+    for stop_after in (1, 0): run_simclr(small("simclr", tmp_path / "parts", **params, stop_after=stop_after))
+    parts = [(tmp_path / name / "encoder.safetensors").read_bytes() for name in ("parts", "whole")]
+    assert parts[0] == parts[1]
 
 
 def test_what_the_first_process_refuses_is_said_here(tmp_path):

@@ -1,7 +1,12 @@
 "Encoders from elsewhere and for elsewhere: every tensor arrives, or a sentence says which does not."
 import argparse
+import bz2
+import gzip
+import io
 import pickle
 import re
+import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -9,7 +14,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from conftest import small
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import nn
 from torchvision.models import get_model, resnet18
 
@@ -17,8 +22,8 @@ from simseg import predict
 from simseg.predict import main
 from simseg.simclr import run_simclr
 from simseg.study import MINIATURE, check_study, pretrainings, unet_params
-from simseg.transfer import load_encoder, make_encoder
-from simseg.unet import make_unet, run_unet, save_model
+from simseg.transfer import load_encoder, make_encoder, read_weights
+from simseg.unet import load_model, make_unet, run_unet, save_model
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +116,11 @@ REFUSED = {  # kind → what the file holds, sentence
     "deeper": (lambda m: make_encoder("resnet50")[0].state_dict(), "set encoder_name=resnet50, which it fits"),
     "a transformer": (lambda m: {"blocks.0.attn.qkv.weight": torch.zeros(3)},
                       r"no such encoder: of its keys \(blocks.0.attn.qkv.weight, …\) none ends in conv1.weight"),
-    "nothing": (lambda m: {}, r"no such encoder: of its keys \(none, …\)"),
+    "nothing": (lambda m: {}, "holds no tensors"),
     "an object": (lambda m: {"model": m}, "could run code and are not opened; save its state_dict alone"),
+    "a whole module": (lambda m: m, r"Python objects besides weights \(torchvision.models.resnet.ResNet\), which could run"),
+    "grey images": (lambda m: {**m.state_dict(), "conv1.weight": torch.zeros(64, 1, 7, 7)},
+                    r"conv1.weight, \(64, 1, 7, 7\) where \(64, 3, 7, 7\) is wanted.*three colours"),
 }
 
 
@@ -133,6 +141,132 @@ def test_weights_that_are_cut_off_are_refused(ending, theirs, tmp_path):
     path.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(ValueError, match="cannot be read as weights .*copy it again"):
         load_encoder(make_encoder("resnet18")[0], path)
+
+
+OTHERS = {  # what lies under the name of weights → its bytes, made from a file of torch.save; sentence
+    "empty": (lambda b: b"", "is an empty file; copy it again"),
+    "blank": (lambda b: b" \n\n", "is an empty file; copy it again"),
+    "Git-LFS": (lambda b: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 46830571\n",
+                "is a Git-LFS pointer .*git lfs pull"),
+    "page": (lambda b: b"\xef\xbb\xbf\r\n  <!DOCTYPE html>\n<html>Sign in</html>", "is a web page .*download the file itself"),
+    "XML": (lambda b: b"<?xml version='1.0'?><Error>AccessDenied</Error>", "is a web page .*download the file itself"),
+    "text": (lambda b: b"404: Not Found\n", "is a text file .'404: Not Found'.; download the file again"),
+    "JSON": (lambda b: b'{"error": "not found"}', "is a text file"),
+    "gzip": (lambda b: gzip.compress(b[:1000]), "is a gzip archive; unpack it"),
+    "bzip2": (lambda b: bz2.compress(b[:1000]), "is a bzip2 archive; unpack it"),
+    "tar": (lambda b: archived(b[:1000]), "is a tar archive; unpack it"),
+    "zip": (lambda b: zipped(b[:1000]), "is a zip archive of other files; unpack it"),
+    "an image": (lambda b: b"\x89PNG\r\n\x1a\n" + bytes(99), "is no file of weights"),
+    "zeros": (lambda b: bytes(9999), "is no file of weights"),
+    "half a pickle": (lambda b: b"\x80\x02garbage", "cannot be read as weights .*copy it again"),
+    "cut at its end": (lambda b: b[:-50], "cannot be read as weights .*copy it again"),
+    "cut at its beginning": (lambda b: b[:90], "cannot be read as weights .*copy it again"),
+    "header of safetensors": (lambda b: save({"conv1.weight": torch.zeros(9)})[:40], "cannot be read as weights .*copy"),
+    "safetensors without end": (lambda b: save({"conv1.weight": torch.zeros(9)})[:-4], "cannot be read as weights .*copy"),
+}
+
+
+def zipped(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive: archive.writestr("weights.pth", content)
+    return file.getvalue()
+
+
+def archived(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive: archive.addfile(tarfile.TarInfo("weights.pth"))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors", "bin"])
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_is_no_file_of_weights_is_named(kind, ending, tmp_path):
+    "For what it is, whatever its name; that it could run code is said of none of them."
+    make, sentence = OTHERS[kind]
+    torch.save({"conv1.weight": torch.zeros(99)}, tmp_path / "ours.pth")
+    path = tmp_path / f"theirs.{ending}"
+    path.write_bytes(make((tmp_path / "ours.pth").read_bytes()))
+    with pytest.raises(ValueError, match=f"theirs.{ending} {sentence}") as caught: read_weights(path)
+    assert "\n" not in str(caught.value) and "code" not in str(caught.value)
+
+
+def test_a_folder_without_weights_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="The folder .* holds no pretrained encoder.*name the file"):
+        run_unet(small("unet", tmp_path / "out", encoder=str(tmp_path)))
+
+
+@pytest.mark.parametrize("ending, content", [("bin", "safetensors"), ("pth", "safetensors"), ("safetensors", "pth")])
+def test_the_content_counts_not_the_ending(ending, content, theirs, tmp_path):
+    path = tmp_path / f"theirs.{ending}"
+    if content == "pth": torch.save(theirs.state_dict(), path)
+    else: path.write_bytes(save(theirs.state_dict()))
+    encoder, _ = make_encoder("resnet18")
+    load_encoder(encoder, path)
+    assert_arrived(encoder, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_floats_of_any_length_arrive(dtype, theirs, tmp_path):
+    saved = {key: value.to(dtype) if value.is_floating_point() else value for key, value in theirs.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": saved}, tmp_path / "theirs.pth")
+    encoder, _ = make_encoder("resnet18")
+    load_encoder(encoder, tmp_path / "theirs.pth")
+    assert all(torch.equal(value, saved[key].to(value.dtype)) for key, value in encoder.state_dict().items())
+
+
+def changed(key, change): return lambda state: {**state, key: change(state[key].clone())}
+
+
+def set_one(tensor, value):
+    tensor.view(-1)[3] = value
+    return tensor
+
+
+UNTRAINED = {  # what is wrong with a state_dict → how it comes about, sentence
+    "int8": (lambda s: {k: v.to(torch.int8) for k, v in s.items()}, "conv1.weight is of type int8.*quantised"),
+    "one tensor of uint8": (changed("layer4.1.conv2.weight", torch.Tensor.byte), "layer4.1.conv2.weight is of type uint8"),
+    "float8": (changed("conv1.weight", lambda t: t.to(torch.float8_e4m3fn)), "conv1.weight is of type float8_e4m3fn"),
+    "NaN": (changed("layer2.0.conv1.weight", lambda t: set_one(t, float("nan"))), "layer2.0.conv1.weight .*not finite"),
+    "-inf": (changed("bn1.bias", lambda t: set_one(t, float("-inf"))), "bn1.bias .*not finite"),
+    "infinite variance": (changed("bn1.running_var", lambda t: set_one(t, float("inf"))), "bn1.running_var .*not finite"),
+    "beyond float32": (changed("conv1.weight", lambda t: set_one(t.double(), 1e300)), "conv1.weight .*not finite"),
+    "negative variance": (changed("bn1.running_var", lambda t: set_one(t, -1e-3)), "bn1.running_var has negative variances"),
+    "no variance": (lambda s: {k: v * 0 if k.endswith("running_var") else v for k, v in s.items()},
+                    "bn1.running_var and all other variances are zero"),
+    "zeros": (zeros, "conv1.weight is 0 throughout"),
+    "ones": (lambda s: {k: torch.ones_like(v) for k, v in s.items()}, "conv1.weight is 1 throughout"),
+    "a part of zeros": (lambda s: {k: v * 0 if k.startswith("layer4") else v for k, v in s.items()},
+                        "layer4.0.conv1.weight is 0 throughout"),
+}
+
+
+@pytest.mark.parametrize("kind", UNTRAINED)
+def test_weights_that_no_training_leaves_are_refused_by_encoder_and_model(kind, theirs, tmp_path):
+    make, sentence = UNTRAINED[kind]
+    torch.save(make(without_classifier(theirs.state_dict())), tmp_path / "theirs.pth")
+    with pytest.raises(ValueError, match=f"theirs.pth holds no trained weights: {sentence}") as caught:
+        load_encoder(make_encoder("resnet18")[0], tmp_path / "theirs.pth")
+    assert "\n" not in str(caught.value)
+    if "float" in kind or "int" in kind: return  # a model's tensors are made float when it is opened
+    save_model(make_unet("scratch", "resnet18"), tmp_path / "model", {"image_size": 64})
+    model = load_file(tmp_path / "model" / "model.safetensors")
+    encoder = {key.removeprefix("encoder."): value for key, value in model.items() if key.startswith("encoder.")}
+    save_file(model | under("encoder.", make(encoder)), tmp_path / "model" / "model.safetensors")
+    if kind == "no variance": return  # the decoder has its own
+    with pytest.raises(ValueError, match=f"holds no trained weights: encoder.{sentence}"): load_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize("layout, taken, left", [
+    ("DINO", "teacher.backbone", "student.module.backbone"), ("MoCo", "module.encoder_q", "module.encoder_k"),
+    ("solo-learn with momentum", "backbone", "momentum_backbone"), ("BYOL", "online_network", "target_network")])
+def test_of_two_encoders_it_is_said_which_one_was_taken(layout, taken, left, theirs, tmp_path, capsys):
+    torch.save(LAYOUTS[layout](theirs), tmp_path / "theirs.pth")
+    load_encoder(make_encoder("resnet18")[0], tmp_path / "theirs.pth")
+    said = capsys.readouterr().out
+    assert re.search(rf"^Note: .*theirs.pth holds several encoders; (\w+\.)*{taken} was taken, not (\w+\.)*{left}\.$", said)
+    torch.save(theirs.state_dict(), tmp_path / "one.pth")
+    load_encoder(make_encoder("resnet18")[0], tmp_path / "one.pth")
+    assert not capsys.readouterr().out
 
 
 class Trap:
@@ -221,7 +355,7 @@ def test_a_run_that_began_with_other_weights_is_another_run(theirs, tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     params = small("simclr", tmp_path / "simclr", start=str(tmp_path / "theirs.pth"), epochs=0)
     run_simclr(params)
-    torch.save(zeros(theirs.state_dict()), tmp_path / "theirs.pth")
+    torch.save(resnet18(weights=None).state_dict(), tmp_path / "theirs.pth")
     with pytest.raises(ValueError, match="holds another run .encoder"): run_simclr(params)
 
 
