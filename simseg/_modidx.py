@@ -429,6 +429,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                 'simseg.predict._named': ('predict.html#_named', 'simseg/predict.py'),
                                 'simseg.predict._onnx_difference': ('predict.html#_onnx_difference', 'simseg/predict.py'),
                                 'simseg.predict._parser': ('predict.html#_parser', 'simseg/predict.py'),
+                                'simseg.predict._portable': ('predict.html#_portable', 'simseg/predict.py'),
                                 'simseg.predict._probabilities': ('predict.html#_probabilities', 'simseg/predict.py'),
                                 'simseg.predict._readable': ('predict.html#_readable', 'simseg/predict.py'),
                                 'simseg.predict._run_cache': ('predict.html#_run_cache', 'simseg/predict.py'),

@@ -470,7 +470,7 @@ def _is_stale(folder: Path, key: dict, size: int) -> bool:
     meta = _read_meta(folder)
     return bool(meta) and {**meta["key"], "files": key["files"]} == key and meta.get("size") == size
 
-
+# %% ../nbs/05_data.ipynb #c9565247
 def _cache_writable(folder: Path):
     "Raise `ValueError` where the cache cannot be written to."
     try: folder.mkdir(parents=True, exist_ok=True)

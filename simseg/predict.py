@@ -97,7 +97,7 @@ def predict(
             if not classes: yield Prediction(image, probability[0], mask)
             else: yield Prediction(image, probability, mask.astype(np.uint8), classes)
 
-# %% ../nbs/11_predict.ipynb #4a98bf4c
+# %% ../nbs/11_predict.ipynb #687f6f7f
 def _named(given: Path) -> dict[Path, Path]:
     "The images of one file or folder, and where their results go."
     if given.is_dir(): return {path: path.relative_to(given).with_suffix("") for path in find_pictures(given)}
@@ -113,6 +113,11 @@ def find_images(
     for given in images: found |= _named(Path(given))
     return found
 
+# %% ../nbs/11_predict.ipynb #4a98bf4c
+def _portable(name: str) -> Path:
+    "Return a name as a disk takes it that tells neither case nor two spellings of an umlaut apart."
+    return Path(unicodedata.normalize("NFC", name).casefold())
+
 
 def files_to_write(
     names: dict[Path, Path],  # as `find_images` gives
@@ -120,20 +125,18 @@ def files_to_write(
     endings: list[str],  # what is added to a name: a file each
 ) -> dict[Path, Path]:  # file → the image that it is of
     "Return the files of all images; raise `ValueError` where two images would write one, or one into the other."
-    files = {out / f"{name}{ending}": path for path, name in names.items() for ending in endings}
-    written = {}  # by names as a disk may take them that tells neither case nor two spellings of an umlaut apart
-    for path, name in names.items():
-        for ending in endings:
-            file = unicodedata.normalize("NFC", f"{name}{ending}").casefold()
-            other = written.setdefault(Path(file), path)
-            if other == path: continue
-            raise ValueError(f"{other} and {path} would both write {name}{ending}; predict them into two folders.")
-    for file, path in written.items():
-        for above in file.parents:
+    outputs = [(f"{name}{ending}", path) for path, name in names.items() for ending in endings]
+    written = {}
+    for file, path in outputs:
+        other = written.setdefault(_portable(file), path)
+        if other == path: continue
+        raise ValueError(f"{other} and {path} would both write {file}; predict them into two folders.")
+    for file, path in outputs:
+        for above in _portable(file).parents:
             if above not in written: continue
             raise ValueError(f"{written[above]} would write {above}, which is a folder of {path}; "
                              "predict them into two folders.")
-    return files
+    return {out / file: path for file, path in outputs}
 
 
 NAME_LENGTH = 255  # bytes of a file's name, which file systems allow
@@ -184,10 +187,10 @@ def check_apart(
     read = {path.resolve() for path in files.values()}
     for each in sorted({file.parent for file in files}):
         if not each.is_dir(): continue
-        somebodys = next((path for path in sorted(each.iterdir()) if path.resolve() in read or _is_somebodys(path)), None)
-        if somebodys is None: continue
-        raise ValueError(f"{each} holds {somebodys.name}, which simseg did not write; masks do not go among the images "
-                         "or masks of somebody. Choose another output folder.")
+        somebodys = [path for path in sorted(each.iterdir()) if path.resolve() in read or _is_somebodys(path)]
+        if not somebodys: continue
+        raise ValueError(f"{each} holds {somebodys[0].name}, which simseg did not write; masks do not go among the "
+                         "images or masks of somebody. Choose another output folder.")
 
 # %% ../nbs/11_predict.ipynb #2cde1570
 def check_free_to_write(
@@ -352,7 +355,7 @@ def _add_export(commands):
     command = commands.add_parser("export", help="a model for other programs", description=what)
     command.set_defaults(run=_run_export)
     command.add_argument("model", type=given_path, metavar="DIR", help="folder of a fine-tuned model")
-    command.add_argument("--onnx", type=given_path, required=True, metavar="FILE", help="file to write, such as model.onnx")
+    command.add_argument("--onnx", type=given_path, required=True, metavar="FILE", help="file to write: model.onnx")
     command.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
     command.add_argument("--image-size", type=int, default=0, metavar="PIXELS", help=IMAGE_SIZE)
 
