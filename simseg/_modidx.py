@@ -454,6 +454,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                'simseg.report._study_in': ('report.html#_study_in', 'simseg/report.py'),
                                'simseg.report._what_ran': ('report.html#_what_ran', 'simseg/report.py'),
                                'simseg.report._with_recorded': ('report.html#_with_recorded', 'simseg/report.py'),
+                               'simseg.report.check_alike': ('report.html#check_alike', 'simseg/report.py'),
                                'simseg.report.check_blocks': ('report.html#check_blocks', 'simseg/report.py'),
                                'simseg.report.class_table': ('report.html#class_table', 'simseg/report.py'),
                                'simseg.report.compare_with_published': ('report.html#compare_with_published', 'simseg/report.py'),

@@ -65,14 +65,13 @@ def test_notebooks_are_executed_and_whole(path):
 
 
 @pytest.mark.parametrize("path", LIBRARY, **BY_NAME)
-def test_every_export_stands_behind_a_sentence_and_is_short(path):
+def test_every_export_stands_behind_a_sentence(path):
     "Imports alone need no sentence."
     cells = cells_of(path)
     for i, cell in enumerate(cells):
         if not is_export(cell) or only_imports(cell["source"]): continue
         begin = cell["source"].splitlines()[1]
         assert cells[i - 1]["cell_type"] == "markdown", f"no sentence before the export that begins with {begin!r}"
-        assert len(cell["source"].splitlines()) <= 45, f"the export that begins with {begin!r} is long"
 
 
 def written_by_hand() -> dict:
