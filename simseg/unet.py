@@ -33,7 +33,7 @@ from .masks import (BORDERS, LOSSES, count_batch, loss_of, make_loss, make_targe
                           summarise)
 from .run import KEEP, Kept, Run, State, check_finite, check_made, file_fingerprint
 from .synthetic import ImageData
-from .transfer import UNTRAINED, check_encoder, check_weights, encoder_file, start_from
+from .transfer import UNTRAINED, check_encoder, check_weights, encoder_file, read_weights, start_from
 
 # %% ../nbs/09_unet.ipynb #70be7f14
 def make_unet(
@@ -302,14 +302,15 @@ def load_model(
     if channels != n_channels(preprocessing["classes"]):
         raise ValueError(f"The model in {folder} has {channels} channels, which its preprocessing.json does not name; "
                          'add "classes" there, such as "cat=1 dog=2" for background, cat and dog.')
+    weights = folder / "model.safetensors"
     # whatever the config says: weights would be downloaded, and an activation would be applied twice
     as_it_is = {"encoder_weights": None, "activation": None}
     try:
+        if weights.is_file(): check_weights(read_weights(weights), weights)
         with contextlib.redirect_stdout(None): model = from_pretrained(folder, **as_it_is)  # which prints that it loads
     except Exception as error:  # each way a file can be damaged has a class of its own
-        raise ValueError(f"The model in {folder} cannot be opened ({str(error).splitlines()[0]}); "
+        raise ValueError(f"The model in {folder} cannot be opened ({str(error).splitlines()[0].rstrip('.')}); "
                          "a file may be cut off: copy the folder again, or train the model again.") from error
-    check_weights(model.state_dict(), folder)
     return model.eval(), preprocessing
 
 # %% ../nbs/09_unet.ipynb #c76f850f

@@ -88,6 +88,7 @@ def finished_cells(study: dict, seeds: list[int], machine: str):
             params = run_params(without_root(study), stage, arm, seed, ratio)
             write_yaml(folder / "params.yaml", {**params, "ran_on": {"commit": "c", "machine": machine, "images": "i"}})
             write_json(folder / "metrics.json", metrics)
+            write_json(folder / "state.json", {"state": "done", "stage": stage, "when": f"2026-01-0{1 + seed}"})
             counts = {"name": "a", "id": "a", "tp": 1 + seed, "fp": 1, "fn": 1, "tn": 1, "iou": 0.3}
             write_csv(folder / "per_image.csv", [counts])
             write_csv(folder / "history.csv", [{"epoch": 1, "loss": 1.0, "val_loss": 1.0}])
