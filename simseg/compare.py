@@ -14,8 +14,8 @@ import pandas as pd
 
 from .core import read_json, resolve_path
 from .statistics import compare, labels_saved
-from .study import (BASE, arm_name, is_finished, pretraining_seed, ratio_label, ready_encoder, run_dir, run_minutes,
-                          runs_of_cell, simclr_params, split_arm, unet_params, unlabelled_seen)
+from .study import (BASE, arm_name, is_finished, pretraining_seed, ratio_label, ready_encoder, run_dir,
+                          run_minutes, runs_of_cell, simclr_params, split_arm, unet_params, unlabelled_seen)
 
 # %% ../nbs/13a_compare.ipynb #b37680ad
 def encoder_kind(study: dict, encoder: str) -> str:  # scratch, imagenet, control, a file, or the data set

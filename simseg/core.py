@@ -287,7 +287,7 @@ def read_csv(
     path: str | Path,
     column: str = "",  # that the table has at least
 ) -> pd.DataFrame:
-    "Return a table as `write_csv` wrote it, names as text, an empty number as NaN; raise `ValueError` for anything else."
+    "Return a table as `write_csv` wrote it, names as text, an empty number as NaN; raise `ValueError` for others."
     try: table = pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
     except ValueError as error: raise damaged(path, error) from error
     if column and column not in table: raise damaged(path, f"it has no column {column}")

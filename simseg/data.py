@@ -1187,8 +1187,8 @@ def split_data(
     sizes = group_sizes(_groups_of(data)[pool])
     if not len(test):
         groups = len(np.unique(_groups_of(data)))
-        raise ValueError(f"Of {len(data)} images, which make {groups} group(s), none can be a test image: a group is never "
-                         "divided, and it takes three, to train, to validate and to test.")
+        raise ValueError(f"Of {len(data)} images, which make {groups} group(s), none can be a test image: a group is "
+                         "never divided, and it takes three, to train, to validate and to test.")
     try: labelled = choose_labelled(sizes, label_ratio / 0.8)
     except ValueError as error: raise ValueError(f"label_ratio={label_ratio} of {len(data)} images {error}") from None
     if is_val is None: is_val = np.repeat(choose_val(sizes), sizes)

@@ -31,9 +31,10 @@ from .masks import class_names, make_targets
 from .run import HOW_IT_RUNS, first_difference, read_params, read_state
 from .statistics import seed_interval
 from .study import (BASE, FROM_CELL, arm_label, arm_name, cell_name, collect_counts, collect_histories,
-                          collect_params, collect_results, collect_validation, counted_runs, evaluated_cells, evaluation_params, left_out,
-                          pretrainings, ratio_label, read_history, read_study, recorded_counts, run_dir, run_minutes,
-                          split_arm, study_cells, study_data, study_progress, unet_params)
+                          collect_params, collect_results, collect_validation, counted_runs, evaluated_cells,
+                          evaluation_params, left_out, pretrainings, ratio_label, read_history, read_study,
+                          recorded_counts, run_dir, run_minutes, split_arm, study_cells, study_data, study_progress,
+                          unet_params)
 from .unet import KEPT_EPOCH, load_model
 from .verdict import verdict, warnings_of
 

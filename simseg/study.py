@@ -73,7 +73,7 @@ GRID = ["encoders", "label_ratios"]  # of a recipe: the part of the grid that it
 FROM_CELL = ["seed", "out_dir", "label_ratio", "encoder", "model_dir"]  # what differs from cell to cell
 FROM_UNET = ["dataset", "max_images", "border", "split", "split_seed", *READING]  # which evaluation and recipes share
 ONE_RUN = ["overwrite", "tracker", "stop_after"]  # how somebody runs a single run
-RUNNING = ["data_root", "device", "precision", "threads", "resources", "skip_recorded"]  # how a study is run, not what it is
+RUNNING = ["data_root", "device", "precision", "threads", "resources", "skip_recorded"]  # not what a study is
 
 # %% ../nbs/13_study.ipynb #3ab43e36
 BASE = "base"  # the recipe that is the study's `unet` section as it stands
