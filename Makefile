@@ -3,6 +3,7 @@ PYTHON ?= python3
 CORES  ?= 2
 STUDY  ?= quickstart
 CONSTRAINTS ?= constraints.txt
+ORDER  ?= -p no:randomly
 BIN    := .venv/bin
 EXECUTE := jupyter nbconvert --to notebook --inplace --execute
 MADE_BY_NOTEBOOKS := $(addprefix outputs/, example miniature explore-example explore-tutorial tutorial)
@@ -30,16 +31,17 @@ study: install   ## run a study, or what is missing: make study STUDY=pets-small
 	@file=$${STUDY#params/}; snakemake --cores $(CORES) \
 		--config study="params/$${file%.yaml}.yaml" $(if $(DATA_ROOT),data_root=$(DATA_ROOT)) $(ARGS)
 
+# Tests pass in any order; `make test ORDER=` takes a random one and prints its seed.
 # One thread each: two notebooks at a time with two threads each would fight over two cores.
 # Notebooks train anew, so what they left the last time goes first.
 test: export OMP_NUM_THREADS = 1
 test: install    ## execute every notebook and run the tests
 	rm -rf $(MADE_BY_NOTEBOOKS)
 	nbdev_test --n_workers 2 --do_print
-	pytest tests -m "not slow"
+	pytest tests -m "not slow" $(ORDER)
 
 test-slow: install  ## kill studies again and again; run one on a cluster of this machine
-	pytest tests -m slow
+	pytest tests -m slow -p no:randomly
 
 gpu: install     ## on a machine with a GPU, 25 minutes: its tests, the benchmarks, a study: make gpu DATA_ROOT=/path/to/data
 	python benchmarks/gpu.py $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
