@@ -31,10 +31,8 @@ def gpu(monkeypatch):
     "Inside, every new tensor is a fake one."
     def uniform(generator, *shape): return torch.rand(shape, device=generator.device)
 
-    simseg.augmentations._constant.cache_clear()
     monkeypatch.setattr(simseg.augmentations, "_uniform", uniform)
     with FakeTensorMode(): yield
-    simseg.augmentations._constant.cache_clear()
 
 
 def pictures(n: int = 8, device=GPU) -> torch.Tensor:
