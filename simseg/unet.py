@@ -302,11 +302,10 @@ def load_model(
     if channels != n_channels(preprocessing["classes"]):
         raise ValueError(f"The model in {folder} has {channels} channels, which its preprocessing.json does not name; "
                          'add "classes" there, such as "cat=1 dog=2" for background, cat and dog.')
-    weights = folder / "model.safetensors"
     # whatever the config says: weights would be downloaded, and an activation would be applied twice
     as_it_is = {"encoder_weights": None, "activation": None}
     try:
-        if weights.is_file(): check_weights(read_weights(weights), weights)
+        for file in folder.glob("model.safetensors"): check_weights(read_weights(file), file)
         with contextlib.redirect_stdout(None): model = from_pretrained(folder, **as_it_is)  # which prints that it loads
     except Exception as error:  # each way a file can be damaged has a class of its own
         raise ValueError(f"The model in {folder} cannot be opened ({str(error).splitlines()[0].rstrip('.')}); "

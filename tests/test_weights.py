@@ -118,7 +118,7 @@ REFUSED = {  # kind → what the file holds, sentence
                       r"no such encoder: of its keys \(blocks.0.attn.qkv.weight, …\) none ends in conv1.weight"),
     "nothing": (lambda m: {}, "holds no tensors"),
     "an object": (lambda m: {"model": m}, "could run code and are not opened; save its state_dict alone"),
-    "a whole module": (lambda m: m, r"Python objects besides weights \(torchvision.models.resnet.ResNet\), which could run"),
+    "a whole module": (lambda m: m, r"besides weights \(torchvision.models.resnet.ResNet\), which could run code"),
     "grey images": (lambda m: {**m.state_dict(), "conv1.weight": torch.zeros(64, 1, 7, 7)},
                     r"conv1.weight, \(64, 1, 7, 7\) where \(64, 3, 7, 7\) is wanted.*three colours"),
 }
@@ -148,7 +148,8 @@ OTHERS = {  # what lies under the name of weights → its bytes, made from a fil
     "blank": (lambda b: b" \n\n", "is an empty file; copy it again"),
     "Git-LFS": (lambda b: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 46830571\n",
                 "is a Git-LFS pointer .*git lfs pull"),
-    "page": (lambda b: b"\xef\xbb\xbf\r\n  <!DOCTYPE html>\n<html>Sign in</html>", "is a web page .*download the file itself"),
+    "page": (lambda b: b"\xef\xbb\xbf\r\n  <!DOCTYPE html>\n<html>Sign in</html>",
+             "is a web page .*download the file itself"),
     "XML": (lambda b: b"<?xml version='1.0'?><Error>AccessDenied</Error>", "is a web page .*download the file itself"),
     "text": (lambda b: b"404: Not Found\n", "is a text file .'404: Not Found'.; download the file again"),
     "JSON": (lambda b: b'{"error": "not found"}', "is a text file"),
@@ -161,8 +162,10 @@ OTHERS = {  # what lies under the name of weights → its bytes, made from a fil
     "half a pickle": (lambda b: b"\x80\x02garbage", "cannot be read as weights .*copy it again"),
     "cut at its end": (lambda b: b[:-50], "cannot be read as weights .*copy it again"),
     "cut at its beginning": (lambda b: b[:90], "cannot be read as weights .*copy it again"),
-    "header of safetensors": (lambda b: save({"conv1.weight": torch.zeros(9)})[:40], "cannot be read as weights .*copy"),
-    "safetensors without end": (lambda b: save({"conv1.weight": torch.zeros(9)})[:-4], "cannot be read as weights .*copy"),
+    "header of safetensors": (lambda b: save({"conv1.weight": torch.zeros(9)})[:40],
+                              "cannot be read as weights .*copy"),
+    "safetensors without end": (lambda b: save({"conv1.weight": torch.zeros(9)})[:-4],
+                                "cannot be read as weights .*copy"),
 }
 
 
@@ -232,14 +235,17 @@ def set_one(tensor, value):
 
 
 UNTRAINED = {  # what is wrong with a state_dict → how it comes about, sentence
-    "int8": (lambda s: {k: v.to(torch.int8) for k, v in s.items()}, "conv1.weight is of type int8.*quantised"),
-    "one tensor of uint8": (changed("layer4.1.conv2.weight", torch.Tensor.byte), "layer4.1.conv2.weight is of type uint8"),
+    "int8": (lambda s: {k: v.to(torch.int8) for k, v in s.items()}, r"(conv1|bn1)\.\w+ is of type int8.*quantised"),
+    "one tensor of uint8": (changed("layer4.1.conv2.weight", torch.Tensor.byte),
+                            "layer4.1.conv2.weight is of type uint8"),
     "float8": (changed("conv1.weight", lambda t: t.to(torch.float8_e4m3fn)), "conv1.weight is of type float8_e4m3fn"),
     "NaN": (changed("layer2.0.conv1.weight", lambda t: set_one(t, float("nan"))), "layer2.0.conv1.weight .*not finite"),
     "-inf": (changed("bn1.bias", lambda t: set_one(t, float("-inf"))), "bn1.bias .*not finite"),
-    "infinite variance": (changed("bn1.running_var", lambda t: set_one(t, float("inf"))), "bn1.running_var .*not finite"),
+    "infinite variance": (changed("bn1.running_var", lambda t: set_one(t, float("inf"))),
+                          "bn1.running_var .*not finite"),
     "beyond float32": (changed("conv1.weight", lambda t: set_one(t.double(), 1e300)), "conv1.weight .*not finite"),
-    "negative variance": (changed("bn1.running_var", lambda t: set_one(t, -1e-3)), "bn1.running_var has negative variances"),
+    "negative variance": (changed("bn1.running_var", lambda t: set_one(t, -1e-3)),
+                          "bn1.running_var has negative variances"),
     "no variance": (lambda s: {k: v * 0 if k.endswith("running_var") else v for k, v in s.items()},
                     "bn1.running_var and all other variances are zero"),
     "zeros": (zeros, "conv1.weight is 0 throughout"),
@@ -261,7 +267,8 @@ def test_weights_that_no_training_leaves_are_refused_by_encoder_and_model(kind, 
     encoder = {key.removeprefix("encoder."): value for key, value in model.items() if key.startswith("encoder.")}
     save_file(model | under("encoder.", make(encoder)), tmp_path / "model" / "model.safetensors")
     if kind == "no variance": return  # the decoder has its own
-    with pytest.raises(ValueError, match=f"holds no trained weights: encoder.{sentence}"): load_model(tmp_path / "model")
+    with pytest.raises(ValueError, match=f"holds no trained weights: encoder.{sentence}"):
+        load_model(tmp_path / "model")
 
 
 @pytest.mark.parametrize("layout, taken, left", [
@@ -271,7 +278,8 @@ def test_of_two_encoders_it_is_said_which_one_was_taken(layout, taken, left, the
     torch.save(LAYOUTS[layout](theirs), tmp_path / "theirs.pth")
     load_encoder(make_encoder("resnet18")[0], tmp_path / "theirs.pth")
     said = capsys.readouterr().out
-    assert re.search(rf"^Note: .*theirs.pth holds several encoders; (\w+\.)*{taken} was taken, not (\w+\.)*{left}\.$", said)
+    assert re.search(rf"^Note: .*theirs.pth holds several encoders; (\w+\.)*{taken} was taken, not (\w+\.)*{left}\.$",
+                     said)
     torch.save(theirs.state_dict(), tmp_path / "one.pth")
     load_encoder(make_encoder("resnet18")[0], tmp_path / "one.pth")
     assert not capsys.readouterr().out
