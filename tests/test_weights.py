@@ -19,9 +19,10 @@ from torch import nn
 from torchvision.models import get_model, resnet18
 
 from simseg import predict
+from simseg.consistency import unremembered
 from simseg.predict import main
 from simseg.simclr import run_simclr
-from simseg.study import MINIATURE, check_study, pretrainings, unet_params
+from simseg.study import MINIATURE, check_study, pretrainings, run_resources, unet_params
 from simseg.transfer import load_encoder, make_encoder, read_weights
 from simseg.unet import load_model, make_unet, run_unet, save_model
 
@@ -353,6 +354,23 @@ def test_a_name_that_smp_does_not_know_is_refused_by_both_stages(name, near, tmp
         with pytest.raises(ValueError, match=f"encoder_name='{re.escape(name)}' .*{near}") as caught:
             run(small(stage, tmp_path, encoder_name=name))
         assert "\n" not in str(caught.value)
+
+
+def test_a_study_of_another_encoder_knows_what_its_runs_take():
+    "As much as the largest that was measured."
+    study = check_study({**MINIATURE, "encoder_name": "tu-tf_efficientnet_lite0"})
+    largest = check_study({**MINIATURE, "encoder_name": "resnet152"})
+    asked = [run_resources(each, "unet", "scratch", 0, 0.8) for each in (study, largest)]
+    assert asked[0] == asked[1]
+
+
+def test_consistency_leaves_the_statistics_of_timms_batch_norm_alone():
+    model = make_unet("scratch", "tu-tf_efficientnet_lite0").train()
+    before = {key: value.clone() for key, value in model.state_dict().items() if "running" in key}
+    with unremembered(model): model(torch.randn(2, 3, 64, 64))
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+    model(torch.randn(2, 3, 64, 64))
+    assert not any(torch.equal(model.state_dict()[key], value) for key, value in before.items())
 
 
 # Where they begin
