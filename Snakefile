@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock, Timeout
 from snakemake.logging import logger
 
-from simseg.batch import STOPS, SUMS, StudyLines, is_heard
+from simseg.batch import STOPS, SUMS, StudyLines, is_heard, print_anything
 from simseg.core import resolved_precision
 from simseg.data import files_fingerprint
 from simseg.report import print_results
@@ -40,6 +40,7 @@ os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1073741824:
 # Runs do not hear of what changes figures, nor how Python starts.
 for name in [name for name in os.environ if not is_heard(name)]: del os.environ[name]
 os.environ["PYTHONUTF8"] = "1"
+print_anything()
 
 lines = StudyLines()
 if workflow.is_main_process:
@@ -75,7 +76,7 @@ def as_yaml(params):
 
 def made(*names):
     "The files that a run has made when it is finished, as a parameter of its rule."
-    return lambda wildcards, output: " ".join(f"{Path(output[0]).parent}/{name}" for name in names)
+    return lambda wildcards, output: " ".join(f"'{Path(output[0]).parent}/{name}'" for name in names)
 
 def batch_job(notebook):
     "Run a stage, and write down what it has made; a run that was stopped has no metrics.json, and so is not finished."

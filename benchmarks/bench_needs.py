@@ -39,13 +39,13 @@ def measure(stage: str, params: dict) -> tuple[int, float]:  # MB at most, image
 
 if __name__ == "__main__":
     args = parse(__doc__, settings=SETTINGS)
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)
     rows = []
     for setting in args.settings:
         stage, encoder, size, batch = read_setting(setting)
         params = {**parameter_defaults(stage), "encoder_name": encoder, "image_size": size, "batch_size": batch}
+        params |= {"epochs": 1, "device": args.device, "threads": args.threads}
         # of a labelled set a fifth is tested on, and of the rest a tenth is held out
-        params |= {"epochs": 1, "device": args.device, "max_images": 4 * batch if stage == "simclr" else 6 * batch}
+        params |= {"max_images": 4 * batch if stage == "simclr" else 6 * batch}
         peak, speed = measure(stage, params)
         row = {"stage": stage, "encoder": encoder, "pixels": size, "batch": batch}
         rows.append({**row, "peak MB": peak, "mem_mb": memory_of(params), "images/s": f"{speed:.3g}"})

@@ -30,6 +30,7 @@ def params_of(stage: str, args, precision: str, seed: int, **own) -> dict:
     shared = {
         "dataset": args.dataset, "data_root": args.data_root, "image_size": args.size, "encoder_name": args.encoder,
         "precision": precision, "device": args.device, "seed": seed,
+        "threads": args.threads,
     }
     return {**defaults, **{name: value for name, value in shared.items() if name in defaults}, **own}
 

@@ -57,6 +57,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                               'simseg.batch.only_imports': ('batch.html#only_imports', 'simseg/batch.py'),
                               'simseg.batch.own_environment': ('batch.html#own_environment', 'simseg/batch.py'),
                               'simseg.batch.own_gpus': ('batch.html#own_gpus', 'simseg/batch.py'),
+                              'simseg.batch.print_anything': ('batch.html#print_anything', 'simseg/batch.py'),
                               'simseg.batch.run_figure': ('batch.html#run_figure', 'simseg/batch.py'),
                               'simseg.batch.say': ('batch.html#say', 'simseg/batch.py'),
                               'simseg.batch.seconds_left': ('batch.html#seconds_left', 'simseg/batch.py'),

@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['EPOCH', 'UNHEARD', 'HEARD', 'LONGEST', 'STOPPED', 'BY_HAND', 'STOPS', 'PATIENCE', 'SUMS', 'FIGURES', 'only_imports',
            'is_library', 'batch_cells', 'Console', 'end_with', 'end_in_a_sentence', 'take_gpus', 'own_gpus', 'is_heard',
-           'own_environment', 'short_folder', 'interrupt_children', 'stoppable', 'SimsegEngine', 'write_sums',
-           'run_figure', 'failure_sentence', 'seconds_left', 'in_words', 'describe_job', 'say', 'StudyLines']
+           'own_environment', 'short_folder', 'interrupt_children', 'stoppable', 'print_anything', 'SimsegEngine',
+           'write_sums', 'run_figure', 'failure_sentence', 'seconds_left', 'in_words', 'describe_job', 'say',
+           'StudyLines']
 
 # %% ../nbs/16_batch.ipynb #b583baba
 import ast
 import contextlib
+import glob
 import hashlib
 import json
 import logging
@@ -187,10 +189,11 @@ def interrupt_children(others: list):
 
 
 @contextlib.contextmanager
-def stoppable():
+def stoppable():  # yields an event, to be set when the kernel executes its first cell
     "Let Ctrl-C and SIGTERM interrupt the kernel that the block starts; then leave with the exit code for it."
+    begun = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
-        yield
+        yield begun
         return
     stopped = threading.Event()
     others = psutil.Process().children()
@@ -198,10 +201,11 @@ def stoppable():
     def stop(*_):
         if stopped.is_set(): return
         stopped.set()
+        if not begun.is_set(): raise KeyboardInterrupt
         threading.Thread(target=interrupt_children, args=[others], daemon=True).start()
 
     before = [signal.signal(each, stop) for each in STOPS]
-    try: yield
+    try: yield begun
     finally:
         if stopped.is_set():
             print(STOPPED, file=sys.stderr, flush=True)
@@ -210,6 +214,12 @@ def stoppable():
 
 # %% ../nbs/16_batch.ipynb #c650f0fd
 PATIENCE = 600  # seconds that a kernel may take to start, or its output to come
+
+
+def print_anything():
+    "Let a console show what it can of a text."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
 
 
 class SimsegEngine:
@@ -222,11 +232,13 @@ class SimsegEngine:
 
         nb.cells = batch_cells(nb.cells)
         sys.excepthook = end_in_a_sentence
+        print_anything()
         end_with(os.environ.get("SIMSEG_STUDY", ""))
         console = Console(bar=progress_bar)
         options["stdout_file"] = options.get("stdout_file") or console
         options["start_timeout"] = PATIENCE
-        with tempfile.TemporaryDirectory(dir=short_folder()) as folder, stoppable():
+        with tempfile.TemporaryDirectory(dir=short_folder()) as folder, stoppable() as begun:
+            options["on_cell_start"] = lambda **_: begun.set()
             options["config"] = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"},
                                        NotebookClient={"shutdown_kernel": "immediate", "iopub_timeout": PATIENCE})
             own = patch.dict(os.environ, own_environment(folder), clear=True)
@@ -249,9 +261,9 @@ class SimsegEngine:
 
 # %% ../nbs/16_batch.ipynb #35a5347e
 def write_sums():
-    "Write the checksums of files: the command line names the file to write, then those to read."
+    "Write the checksums of files: the command line names the file to write, then patterns of those to read."
     lines = []
-    for file in sorted(sys.argv[2:]):
+    for file in [file for pattern in sys.argv[2:] for file in sorted(glob.glob(pattern)) or [pattern]]:
         with open(file, "rb") as opened: lines.append(f"{hashlib.file_digest(opened, 'sha256').hexdigest()}  {file}\n")
     Path(sys.argv[1]).write_text("".join(lines), encoding="utf-8")
 

@@ -1,5 +1,7 @@
 "A run's parameters alone decide it: what else lies around on a machine is harmless, or refused in a sentence."
+import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -216,3 +218,22 @@ def test_a_kernel_starts_wherever_temporary_files_go(temporary, tmp_path):
     done = subprocess.run([*command, notebook, tmp_path / "b.ipynb"], capture_output=True, text=True, cwd=ROOT,
                           env=with_our_commands(TMPDIR=str(folder)))
     assert done.returncode == 0 and "began" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("command", ["sha256sum", "sed", "expand", "readlink", "grep -P", "date", "stat -c", "timeout"])
+def test_no_command_is_called_that_some_systems_lack_or_have_otherwise(command):
+    for name in ("Makefile", "Snakefile"):
+        calls = [line for line in (ROOT / name).read_text().splitlines() if re.search(rf"[|&@;\t] ?{command} ", line)]
+        assert not calls, (name, calls)
+
+
+def test_checksums_are_those_of_sha256sum_in_the_order_asked_for(tmp_path):
+    "Whatever the locale; a file that is missing ends it."
+    (tmp_path / "model").mkdir()
+    for name in ("metrics.json", "model/README.md", "model/config.json", "model/a b.txt"): (tmp_path / name).write_text(name)
+    command = [sys.executable, "-c", "from simseg.batch import write_sums; write_sums()", "sums"]
+    subprocess.run([*command, "metrics.json", "model/*"], cwd=tmp_path, check=True, env=with_our_commands(LC_ALL="en_US.UTF-8"))
+    lines = [line.split("  ", 1) for line in (tmp_path / "sums").read_text().splitlines()]
+    assert [file for _, file in lines] == ["metrics.json", "model/README.md", "model/a b.txt", "model/config.json"]
+    assert all(sum_ == hashlib.sha256((tmp_path / file).read_bytes()).hexdigest() for sum_, file in lines)
+    assert subprocess.run([*command, "missing.json"], cwd=tmp_path, capture_output=True).returncode
