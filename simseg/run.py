@@ -308,7 +308,7 @@ def clear_remains(folder: Path):
 def _is_a_runs(folder: Path) -> bool:
     "Return whether a run has been in a folder; else what bears the names of its files is somebody's own."
     try: return "ran_on" in read_yaml(folder / "params.yaml")
-    except (OSError, TypeError, ValueError, yaml.YAMLError): return (folder / "state.json").is_file()
+    except (OSError, TypeError, ValueError): return (folder / "state.json").is_file()
 
 
 def clear_run(folder: Path):
