@@ -448,7 +448,7 @@ def _open_cache(folder: Path) -> ImageData:
                      skipped=meta["skipped"], notes=meta["notes"], classes=meta.get("classes", ""))
 
 # %% ../nbs/05_data.ipynb #ead282a1
-SET_FILES = ["images.npy", "masks.npy", "thumbnails.npy", "meta.json"]
+SET_FILES = ["sums.json", "images.npy", "masks.npy", "thumbnails.npy", "meta.json"]
 
 
 def _remove_set(folder: Path):
