@@ -1,9 +1,9 @@
 # A study file becomes a graph of papermill runs: one for each encoder and seed (SimCLR), and two for each
 # arm (encoder and recipe), label ratio and seed (U-Net, evaluation), then the report.
 #
-#     snakemake --cores 2 --configfile params/quickstart.yaml            run it, or what is missing of it
-#     snakemake --cores 2 --configfile params/quickstart.yaml --dry-run  say what would run, and why
-#     … --config data_root=../shared/data                                change a key of the study file
+#     snakemake --cores 2 --config study=params/quickstart.yaml            run it, or what is missing of it
+#     snakemake --cores 2 --config study=params/quickstart.yaml --dry-run  say what would run, and why
+#     … --config study=… data_root=/path/to/data                             change a key of the study file
 #     snakemake --cores 2 --config study=params/quickstart.yaml          the same; tells the line that YAML cannot read
 #
 # A run owns its folder (nbs/01_run): it knows by itself whether it is new, goes on, or is finished. So Snakemake is

@@ -154,7 +154,7 @@ def pretrained_runs(
 
 def _not_yet(study: dict, file: str | Path, what: str) -> ValueError:
     return ValueError(f"The study {study['name']} has no {what} yet; run it first: "
-                      f"snakemake --cores 2 --configfile {file}")
+                      f"snakemake --cores 2 --config study={file}")
 
 # %% ../nbs/15_explore.ipynb #4c2edae7
 def _study_choice(file: str | Path, ready):

@@ -399,7 +399,7 @@ def check_study(
 ) -> dict:  # with defaults filled in
     "A study, checked whole before anything runs: `ValueError` says what is wrong with it, and where."
     if not study:
-        raise ValueError("There is no study; name its file: snakemake --cores 2 --configfile params/quickstart.yaml")
+        raise ValueError("There is no study; name its file: snakemake --cores 2 --config study=params/quickstart.yaml")
     try:
         check_known("key of a study file", study, STUDY_DEFAULTS)
         study = {**STUDY_DEFAULTS, **{key: value for key, value in study.items() if value is not None}}
