@@ -4,7 +4,6 @@
 #     snakemake --cores 2 --config study=params/quickstart.yaml            run it, or what is missing of it
 #     snakemake --cores 2 --config study=params/quickstart.yaml --dry-run  say what would run, and why
 #     … --config study=… data_root=/path/to/data                             change a key of the study file
-#     snakemake --cores 2 --config study=params/quickstart.yaml          the same; tells the line that YAML cannot read
 #
 # A run owns its folder (nbs/01_run): it knows by itself whether it is new, goes on, or is finished. So Snakemake is
 # told of one file a run, results.sha256, which names what the run has made by its content: it can be deleted and made

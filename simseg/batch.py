@@ -7,7 +7,7 @@ __all__ = ['EPOCH', 'UNHEARD', 'HEARD', 'LONGEST', 'STOPPED', 'BY_HAND', 'STOPS'
            'is_library', 'batch_cells', 'Console', 'end_with', 'end_in_a_sentence', 'take_gpus', 'own_gpus', 'is_heard',
            'own_environment', 'short_folder', 'interrupt_children', 'stoppable', 'print_anything', 'SimsegEngine',
            'write_sums', 'run_figure', 'failure_sentence', 'seconds_left', 'in_words', 'describe_job', 'say',
-           'StudyLines']
+           'StoppableStudy', 'StudyLines']
 
 # %% ../nbs/16_batch.ipynb #b583baba
 import ast
@@ -168,10 +168,10 @@ LONGEST = 70  # characters of the folder that a kernel's folder is made in
 
 
 def short_folder() -> str:
-    "Return a folder for temporary files whose path is short enough for sockets; raise `ValueError` where there is none."
+    "Return a folder for temporary files with a path short enough for sockets; raise `ValueError` where there is none."
     for folder in (tempfile.gettempdir(), "/tmp"):
         if len(os.fsencode(folder)) <= LONGEST and os.access(folder, os.W_OK): return folder
-    raise ValueError(f"{tempfile.gettempdir()} is too long a path for sockets; set TMPDIR to a folder of a shorter one.")
+    raise ValueError(f"{tempfile.gettempdir()} is too long a path for sockets; set TMPDIR to a shorter one.")
 
 # %% ../nbs/16_batch.ipynb #5bc3f5ea
 STOPPED = "Stopped; the same command goes on."
@@ -213,13 +213,13 @@ def stoppable():  # yields an event, to be set when the kernel executes its firs
         for each, handler in zip(STOPS, before): signal.signal(each, handler)
 
 # %% ../nbs/16_batch.ipynb #c650f0fd
-PATIENCE = 600  # seconds that a kernel may take to start, or its output to come
-
-
 def print_anything():
     "Let a console show what it can of a text."
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
+
+# %% ../nbs/16_batch.ipynb #4b0aff76
+PATIENCE = 600  # seconds that a kernel may take to start, or its output to come
 
 
 class SimsegEngine:
@@ -341,9 +341,9 @@ def say(line: str):
     "Print a line at once."
     print(line, flush=True)
 
-# %% ../nbs/16_batch.ipynb #af621dbb
-class StudyLines(logging.Handler):
-    "One line for each run of a study that ends, well or not."
+# %% ../nbs/16_batch.ipynb #c450ff3f
+class StoppableStudy(logging.Handler):
+    "What Snakemake does when it is stopped by hand."
 
     def __init__(
         self,
@@ -352,23 +352,7 @@ class StudyLines(logging.Handler):
         super().__init__()
         self.say = say
         self.jobs = {}  # job id → as `describe_job` gives
-        self.left = {}  # stage → runs that have not ended
-        self.took = {}  # stage → seconds
-        self.ended = 0
-        self.total = 0
         self.stopped = False  # by hand
-
-    def emit(self, record: logging.LogRecord):
-        "Follow Snakemake's events."
-        event = getattr(record, "event", None)
-        kind = event.name if event else ""
-        if kind == "RUN_INFO":
-            self.left = {stage: runs for stage, runs in record.stats.items() if stage != "total"}
-            self.total = record.stats["total"]
-        elif kind == "JOB_INFO": self.jobs[record.jobid] = describe_job(record)
-        elif kind == "JOB_FINISHED": self.end(record.job_id, failed=False)
-        elif kind == "JOB_ERROR": self.end(record.jobid, failed=True)
-        elif "Nothing to be done" in record.getMessage(): self.say("Nothing to be done: every run is finished.")
 
     def stop(self, *_):
         "Stop a study as a signal asks: its runs keep what they have learnt; then Snakemake ends."
@@ -387,6 +371,32 @@ class StudyLines(logging.Handler):
         if not (parent and parent.name() in ("make", "gmake")): sys.exit(BY_HAND)
         parent.send_signal(signal.SIGINT)
         sys.exit(0)
+
+# %% ../nbs/16_batch.ipynb #af621dbb
+class StudyLines(StoppableStudy):
+    "One line for each run of a study that ends, well or not."
+
+    def __init__(
+        self,
+        say=say,  # called with each line
+    ):
+        super().__init__(say)
+        self.left = {}  # stage → runs that have not ended
+        self.took = {}  # stage → seconds
+        self.ended = 0
+        self.total = 0
+
+    def emit(self, record: logging.LogRecord):
+        "Follow Snakemake's events."
+        event = getattr(record, "event", None)
+        kind = event.name if event else ""
+        if kind == "RUN_INFO":
+            self.left = {stage: runs for stage, runs in record.stats.items() if stage != "total"}
+            self.total = record.stats["total"]
+        elif kind == "JOB_INFO": self.jobs[record.jobid] = describe_job(record)
+        elif kind == "JOB_FINISHED": self.end(record.job_id, failed=False)
+        elif kind == "JOB_ERROR": self.end(record.jobid, failed=True)
+        elif "Nothing to be done" in record.getMessage(): self.say("Nothing to be done: every run is finished.")
 
     def end(self, jobid: int, failed: bool):
         "Print how a run went, and what is left."

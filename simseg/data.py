@@ -40,8 +40,8 @@ import torch
 from filelock import FileLock
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .core import WRITING, check_choice, check_free, check_known, check_range, file_status, progress, read_json
-from .core import resolve_path, seed_for, write_atomic, write_json
+from .core import WRITING, check_choice, check_free, check_known, check_range, damaged, file_status, progress
+from .core import read_json, resolve_path, seed_for, write_atomic, write_json
 from .masks import (BACKGROUND, BORDER, FOREGROUND, as_trimap, border_code, by_class, class_code, count_values,
                           mask_values, parse_classes, read_class_lines, read_class_table)
 from .run import check_files, check_made, file_fingerprint
@@ -1245,7 +1245,7 @@ def read_known(
     if not path.is_file(): return None
     try: saved = load_file(path)
     except Exception as error:  # each damage has a class of its own
-        raise ValueError(f"{path} cannot be read ({error}); copy its folder again, or train again.") from error
+        raise damaged(path, error, "copy its folder again, or train again") from error
     return KnownImages(np.array([bytes(row).hex() for row in saved["ids"]], str), saved["thumbnails"])
 
 # %% ../nbs/05_data.ipynb #4fc5780e

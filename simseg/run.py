@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'KEEP', 'HOW_IT_RUNS', 'BEGAN_WITH', 'RUN_FILES', 'SMALL', 'MADE', 'MEASURED', 'COPIES', 'git_commit',
-           'provenance', 'file_fingerprint', 'code_fingerprint', 'epoch_line', 'check_finite', 'State', 'Kept',
-           'first_difference', 'what_it_made', 'check_files', 'check_made', 'files_left', 'clear_remains', 'clear_run',
-           'read_params', 'read_metrics', 'read_state', 'check_folder', 'check_room', 'uninterrupted', 'OwnedFolder',
-           'ClaimedFolder', 'RecordedEpochs', 'Run']
+           'provenance', 'file_fingerprint', 'code_fingerprint', 'epoch_line', 'check_finite', 'check_saved', 'State',
+           'Kept', 'first_difference', 'what_it_made', 'files_left', 'clear_remains', 'clear_run', 'check_files',
+           'check_made', 'read_params', 'read_metrics', 'read_state', 'check_folder', 'check_room', 'uninterrupted',
+           'RunFolder', 'OwnedFolder', 'ClaimedFolder', 'RecordedEpochs', 'Run']
 
 # %% ../nbs/01_run.ipynb #b31a45db
 import ast
@@ -147,6 +147,15 @@ def _set_state(part, state):
     if isinstance(part, torch.Generator): part.set_state(state)
     else: part.load_state_dict(state)
 
+# %% ../nbs/01_run.ipynb #a648738a
+def check_saved(path: Path):
+    "Raise `ValueError` where a file is not what `torch.save` wrote."
+    try:
+        with zipfile.ZipFile(path) as archive: changed = archive.testzip()
+        torch.load(path, map_location="cpu", mmap=True, weights_only=True)  # it finds all parts, and reads none yet
+    except Exception as error: raise damaged(path, error) from error  # each damage has a class of its own
+    if changed: raise damaged(path, f"{changed} does not fit its checksum")
+
 # %% ../nbs/01_run.ipynb #41462148
 class State:
     "Everything that a training loop needs to go on after an epoch."
@@ -168,14 +177,6 @@ class State:
         self.parts = {name: part for name, part in parts.items() if part is not None}
         if self.path is not None and self.path.exists(): self.restore()
         return self.epoch + 1
-
-    def check(self):
-        "Raise `ValueError` where the file is not what was saved."
-        try:
-            with zipfile.ZipFile(self.path) as archive: changed = archive.testzip()
-            torch.load(self.path, map_location="cpu", mmap=True, weights_only=True)  # it finds all parts; reads none yet
-        except Exception as error: raise damaged(self.path, error) from error  # each damage has a class of its own
-        if changed: raise damaged(self.path, f"{changed} does not fit its checksum")
 
     def restore(self):
         "Set everything to what it was after the last epoch that was saved."
@@ -267,29 +268,6 @@ def what_it_made(folder: Path) -> dict:  # name → fingerprint
     return {name: file_fingerprint(folder / name) for name in MADE if (folder / name).exists()}
 
 
-def check_files(
-    folder: Path,  # a run's
-    made: dict,  # as `what_it_made` gave at the run's end
-):
-    "Raise `ValueError` for the first file that is not as the run left it."
-    for name, was in made.items():
-        file = folder / name
-        if file.exists() and file_fingerprint(file) == was: continue
-        how = "is not what was written: cut off, or changed" if file.exists() else "is missing"
-        raise ValueError(f"{file} {how}; delete the folder {folder}, and run the same command again.")
-
-
-def check_made(
-    path: Path,  # a file or folder that may have been made by a run
-):
-    "`check_files` for what another run made, if it was a run."
-    for folder in path.parents[:2]:
-        if not ((folder / "params.yaml").is_file() and (folder / "state.json").is_file()): continue
-        made = read_json(folder / "state.json").get("made", {})
-        inside = [name for name in made if name != "model" and (folder / name).is_relative_to(path)]
-        return check_files(folder, {name: made[name] for name in inside})
-
-
 def _remove(path: Path):
     if path.is_dir(): shutil.rmtree(path)
     else: path.unlink(missing_ok=True)
@@ -318,6 +296,29 @@ def clear_run(folder: Path):
         raise ValueError(f"{folder} holds {left[0]}, which no run of simseg has left there, so it is not removed; "
                          "take another out_dir, or move it away.")
     for name in RUN_FILES: _remove(folder / name)
+
+# %% ../nbs/01_run.ipynb #445b020f
+def check_files(
+    folder: Path,  # a run's
+    made: dict,  # as `what_it_made` gave at the run's end
+):
+    "Raise `ValueError` for the first file that is not as the run left it."
+    for name, was in made.items():
+        file = folder / name
+        if file.exists() and file_fingerprint(file) == was: continue
+        how = "is not what was written: cut off, or changed" if file.exists() else "is missing"
+        raise ValueError(f"{file} {how}; delete the folder {folder}, and run the same command again.")
+
+
+def check_made(
+    path: Path,  # a file or folder that may have been made by a run
+):
+    "`check_files` for what another run made, if it was a run."
+    for folder in path.parents[:2]:
+        if not ((folder / "params.yaml").is_file() and (folder / "state.json").is_file()): continue
+        made = read_json(folder / "state.json").get("made", {})
+        inside = [name for name in made if name != "model" and (folder / name).is_relative_to(path)]
+        return check_files(folder, {name: made[name] for name in inside})
 
 # %% ../nbs/01_run.ipynb #9cf553f3
 MEASURED = {"simclr": "n_train", "unet": "n_train", "evaluation": "iou"}  # stage → what its metrics hold at least
@@ -396,8 +397,8 @@ def uninterrupted():
     finally: signal.signal(signal.SIGINT, before)
 
 # %% ../nbs/01_run.ipynb #86dfbd14
-class OwnedFolder:
-    "A run's folder, which is nobody else's from `with` on."
+class RunFolder:
+    "A run's folder, its state, and how it stands."
 
     def __init__(
         self,
@@ -418,6 +419,21 @@ class OwnedFolder:
         self.state = State(self.folder / "checkpoint.pt")
         self.claimed = False  # whether what lies in the folder is this run's
 
+    def note(self, state: str, **more):
+        "Say in state.json how the run stands."
+        if "epochs" in self.params: more = {"epoch": self.state.epoch, "epochs": self.params["epochs"], **more}
+        when = datetime.now(UTC).isoformat(timespec="seconds")  # by which a study's runs are put in order
+        write_json(self.folder / "state.json", {"state": state, "stage": self.stage, **more, "when": when})
+
+    def settle(self):
+        "Say that the run is done, and what others may begin with; let its state go: nobody goes on with it."
+        self.state.path.unlink(missing_ok=True)
+        self.note("done", made=what_it_made(self.folder))
+
+# %% ../nbs/01_run.ipynb #88f76ed5
+class OwnedFolder(RunFolder):
+    "A run's folder, which is nobody else's from `with` on."
+
     def __enter__(self):
         self.lock = FileLock(self.folder / ".lock", timeout=2)  # somebody may just be looking, as `read_state` does
         try: self.lock.acquire()
@@ -434,17 +450,6 @@ class OwnedFolder:
             if issubclass(kind, KeyboardInterrupt): self.note("stopped")
             else: self.note("failed", sentence=str(error).split("\n")[0] or kind.__name__)
         self.lock.release()
-
-    def note(self, state: str, **more):
-        "Say in state.json how the run stands."
-        if "epochs" in self.params: more = {"epoch": self.state.epoch, "epochs": self.params["epochs"], **more}
-        when = datetime.now(UTC).isoformat(timespec="seconds")  # by which a study's runs are put in order
-        write_json(self.folder / "state.json", {"state": state, "stage": self.stage, **more, "when": when})
-
-    def settle(self):
-        "Say that the run is done, and what others may begin with; let its state go: nobody goes on with it."
-        self.state.path.unlink(missing_ok=True)
-        self.note("done", made=what_it_made(self.folder))
 
 # %% ../nbs/01_run.ipynb #1d564b2a
 class ClaimedFolder(OwnedFolder):
@@ -502,7 +507,7 @@ class ClaimedFolder(OwnedFolder):
         "Say what is damaged of what this run left here; empty where all of it can be used."
         try:
             if not (self.folder / "metrics.json").exists():
-                if self.state.path.exists(): self.state.check()
+                if self.state.path.exists(): check_saved(self.state.path)
                 return ""
             read_metrics(self.folder, self.stage)
             check_files(self.folder, {name: was for name, was in self.made().items() if name != "model"})

@@ -267,10 +267,7 @@ def save_model(
 # %% ../nbs/09_unet.ipynb #52cb577d
 def _read_part(path: Path) -> dict:
     "A JSON file of a model's folder; empty where it is not there."
-    if not path.is_file(): return {}
-    try: return read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{str(error).partition('; delete')[0]}; copy the folder again, or train again.") from error
+    return read_json(path, "copy the folder again") if path.is_file() else {}
 
 
 def _image_size(folder: Path, image_size: int, preprocessing: dict) -> int:

@@ -10,7 +10,7 @@ from conftest import small
 from simseg.core import generator_for, read_csv, read_json, write_json, write_yaml
 from simseg.data import load_pairs, read_known
 from simseg.evaluation import run_evaluation
-from simseg.run import Run, State, read_state
+from simseg.run import Run, State, check_saved, read_state
 from simseg.simclr import run_simclr
 from simseg.study import begun_study, check_not_taken, check_study, note_origin
 from simseg.synthetic import draw_synthetic
@@ -59,14 +59,14 @@ def test_no_bit_of_a_state_changes_unnoticed(tmp_path):
     whole.resume(model=torch.nn.Linear(40, 3), order=generator_for(0, "order"))
     whole.save({"epoch": 1, "loss": 0.5})
     content = whole.path.read_bytes()
-    whole.check()
+    check_saved(whole.path)
     wanted = torch.load(whole.path, weights_only=True)
     rng = random.Random(0)
     noticed = 0
     for _ in range(400):
         place = rng.randrange(len(content))
         whole.path.write_bytes(content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1:])
-        try: whole.check()
+        try: check_saved(whole.path)
         except ValueError as error:
             assert f"{whole.path} cannot be read" in str(error)
             noticed += 1
@@ -128,7 +128,8 @@ def test_a_finished_run_that_was_damaged_is_not_finished(kind, name, tmp_path, c
     damage(tmp_path / name, kind)
     assert not toy_run(tmp_path).finished
     said = capsys.readouterr().out
-    assert "this run begins anew" in said and str(tmp_path / name) in said or (kind, name) == ("missing", "metrics.json")
+    if (kind, name) != ("missing", "metrics.json"):
+        assert "this run begins anew" in said and str(tmp_path / name) in said
     assert (tmp_path / name).read_bytes() == whole
     assert toy_run(tmp_path).finished and read_state(tmp_path)["state"] == "done"
 

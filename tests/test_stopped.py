@@ -1,4 +1,4 @@
-"Stopped by hand, by Ctrl-C as a terminal sends it or by a scheduler: one sentence, exit code 130, and the same command goes on."
+"Stopped by hand, by Ctrl-C as a terminal sends it or by a scheduler: a sentence, exit code 130, and it goes on."
 import os
 import signal
 import subprocess
@@ -14,6 +14,7 @@ from simseg.run import read_state
 from simseg.unet import run_unet
 
 SAID = "Stopped; the same command goes on."
+PAPERMILL = [BIN / "papermill", "--engine", "simseg", "--kernel", "python3", "--no-progress-bar"]
 UNSAID = ("FAILED", "Aborted", "Error 1", "Traceback", "error")
 STUDY = """
 name: {name}
@@ -28,10 +29,10 @@ unet: {{dataset: synthetic, max_images: 64, batch_size: 16, epochs: EPOCHS}}
 """
 
 
-def begin(command, **more) -> subprocess.Popen:
+def begin(command) -> subprocess.Popen:
     "Start a command in a process group of its own, as a terminal does."
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, cwd=ROOT, text=True, env=with_our_commands(), start_new_session=True, **pipes, **more)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=with_our_commands(), start_new_session=True, **pipes)
 
 
 def wait_for(process: subprocess.Popen, there):
@@ -89,9 +90,9 @@ def test_a_study_is_stopped_and_goes_on(command, whom, how, make_study):
 @pytest.mark.parametrize("whom, how", [("group", signal.SIGINT), ("it", signal.SIGINT), ("it", signal.SIGTERM)])
 def test_a_batch_run_is_stopped_and_goes_on(whom, how, tmp_path):
     out = tmp_path / "run"
-    command = [BIN / "papermill", "--engine", "simseg", "--kernel", "python3", "--no-progress-bar", "nbs/08_simclr.ipynb",
-               tmp_path / "run.ipynb", "-p", "epochs", "500", "-p", "batch_size", "16", "-p", "max_images", "64",
-               "-p", "device", "cpu", "-p", "out_dir", out]
+    command = [*PAPERMILL, "nbs/08_simclr.ipynb", tmp_path / "run.ipynb"]
+    for name, value in {"epochs": 500, "batch_size": 16, "max_images": 64, "device": "cpu", "out_dir": out}.items():
+        command += ["-p", name, str(value)]
     run = begin(command)
     wait_for(run, lambda: in_training(out))
     kernel, = psutil.Process(run.pid).children()
@@ -105,8 +106,7 @@ def test_a_batch_run_is_stopped_and_goes_on(whom, how, tmp_path):
 def test_a_batch_run_that_has_not_begun_is_stopped_at_once(tmp_path):
     "Its kernel is interrupted while it imports, or waited for until it listens."
     out = tmp_path / "run"
-    run = begin([BIN / "papermill", "--engine", "simseg", "--kernel", "python3", "--no-progress-bar",
-                 "nbs/09_unet.ipynb", tmp_path / "run.ipynb", "-p", "epochs", "500", "-p", "out_dir", out])
+    run = begin([*PAPERMILL, "nbs/09_unet.ipynb", tmp_path / "run.ipynb", "-p", "epochs", "500", "-p", "out_dir", out])
     wait_for(run, lambda: psutil.Process(run.pid).children())
     said = stop(run, "group", signal.SIGINT)
     assert run.returncode == 130 and said.count(SAID) == 1 and "Traceback" not in said, said

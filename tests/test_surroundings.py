@@ -42,7 +42,8 @@ def hostile(home) -> dict:
         "OMPI_COMM_WORLD_LOCAL_RANK": "1", "MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2",
         "SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7",
         # of Accelerate
-        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4", "ACCELERATE_MIXED_PRECISION": "fp16", "ACCELERATE_USE_CPU": "true",
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4", "ACCELERATE_MIXED_PRECISION": "fp16",
+        "ACCELERATE_USE_CPU": "true",
         "ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_USE_MEGATRON_LM": "true",
         "ACCELERATE_USE_PARALLELISM_CONFIG": "true", "ACCELERATE_DYNAMO_BACKEND": "inductor",
         "ACCELERATE_TORCH_DEVICE": "meta", "FORK_LAUNCHED": "1", "HF_HOME": str(home / "hub"),
@@ -110,10 +111,11 @@ def test_a_hostile_environment_changes_no_byte(papermill, tmp_path):
 RUNS = {"simclr": run_simclr, "unet": run_unet, "evaluation": run_evaluation}
 IN_PROCESS = {
     "accumulation": {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
-    "plugins": {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_USE_MEGATRON_LM": "true"},
+    "FSDP": {"ACCELERATE_USE_FSDP": "true"},
+    "plugins": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_USE_MEGATRON_LM": "true"},
     "precision": {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_DYNAMO_BACKEND": "inductor"},
     "a device": {"ACCELERATE_TORCH_DEVICE": "meta"},
-    "another job": {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "203.0.113.1", "MASTER_PORT": "1"},
+    "another job": {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "203.0.113.1"},
     "PMI": {"PMI_RANK": "1", "PMI_SIZE": "2"},
     "Open MPI": {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
     "MVAPICH": {"MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2"},
@@ -230,10 +232,12 @@ def test_no_command_is_called_that_some_systems_lack_or_have_otherwise(command):
 def test_checksums_are_those_of_sha256sum_in_the_order_asked_for(tmp_path):
     "Whatever the locale; a file that is missing ends it."
     (tmp_path / "model").mkdir()
-    for name in ("metrics.json", "model/README.md", "model/config.json", "model/a b.txt"): (tmp_path / name).write_text(name)
+    made = ["metrics.json", "model/README.md", "model/a b.txt", "model/config.json"]
+    for name in made: (tmp_path / name).write_text(name)
     command = [sys.executable, "-c", "from simseg.batch import write_sums; write_sums()", "sums"]
-    subprocess.run([*command, "metrics.json", "model/*"], cwd=tmp_path, check=True, env=with_our_commands(LC_ALL="en_US.UTF-8"))
+    elsewhere = with_our_commands(LC_ALL="en_US.UTF-8")
+    subprocess.run([*command, "metrics.json", "model/*"], cwd=tmp_path, check=True, env=elsewhere)
     lines = [line.split("  ", 1) for line in (tmp_path / "sums").read_text().splitlines()]
-    assert [file for _, file in lines] == ["metrics.json", "model/README.md", "model/a b.txt", "model/config.json"]
+    assert [file for _, file in lines] == made
     assert all(sum_ == hashlib.sha256((tmp_path / file).read_bytes()).hexdigest() for sum_, file in lines)
     assert subprocess.run([*command, "missing.json"], cwd=tmp_path, capture_output=True).returncode
