@@ -490,7 +490,7 @@ def cached(
     "A decoded set from the cache, decoded first if need be."
     digest = hashlib.sha256(json.dumps([CACHE_FORMAT, key, size], sort_keys=True).encode()).hexdigest()[:16]
     final = cache_dir() / f"{key['dataset']}-{size}px-{digest}"
-    with contextlib.suppress(ValueError, FileNotFoundError): return _open_cache(final)
+    with contextlib.suppress(ValueError, OSError): return _open_cache(final)
     _cache_writable(final.parent)
     with FileLock(final.parent / f".{key['dataset']}.lock"):
         try: return _open_cache(final)
