@@ -7,7 +7,7 @@ __all__ = ['SHOWN', 'KEEP', 'HOW_IT_RUNS', 'BEGAN_WITH', 'RUN_FILES', 'SMALL', '
            'provenance', 'file_fingerprint', 'code_fingerprint', 'epoch_line', 'check_finite', 'check_saved', 'State',
            'Kept', 'first_difference', 'what_it_made', 'files_left', 'clear_remains', 'clear_run', 'check_files',
            'check_made', 'read_params', 'read_metrics', 'read_state', 'check_folder', 'check_room', 'uninterrupted',
-           'RunFolder', 'OwnedFolder', 'ClaimedFolder', 'RecordedEpochs', 'Run']
+           'RunFolder', 'OwnedFolder', 'InspectedFolder', 'ClaimedFolder', 'RecordedEpochs', 'Run']
 
 # %% ../nbs/01_run.ipynb #b31a45db
 import ast
@@ -451,8 +451,40 @@ class OwnedFolder(RunFolder):
             else: self.note("failed", sentence=str(error).split("\n")[0] or kind.__name__)
         self.lock.release()
 
+# %% ../nbs/01_run.ipynb #0027677d
+class InspectedFolder(OwnedFolder):
+    "A folder in which another run may lie, or what this one left."
+
+    def other_run(self, whole: dict) -> str:
+        "In what the run that the folder holds differs from this one; empty where it holds none, or this one."
+        left = files_left(self.folder)
+        if not left: return ""
+        if "params.yaml" not in left: return f"{left[0]}, without its params.yaml"
+        try:
+            check_files(self.folder, {name: was for name, was in self.made().items() if name == "params.yaml"})
+            return first_difference(read_params(self.folder), whole)
+        except ValueError as error: return str(error).partition("; delete")[0]
+
+    def made(self) -> dict:
+        "Return what the run in this folder made, as its end has it; nothing where that cannot be read."
+        with contextlib.suppress(ValueError, OSError): return read_json(self.folder / "state.json").get("made", {})
+        return {}
+
+    def damage(self) -> str:
+        "Say what is damaged of what this run left here; empty where all of it can be used."
+        try:
+            if not (self.folder / "metrics.json").exists():
+                if self.state.path.exists(): check_saved(self.state.path)
+                return ""
+            read_metrics(self.folder, self.stage)
+            check_files(self.folder, {name: was for name, was in self.made().items() if name != "model"})
+            history = self.folder / "history.csv"
+            if history.exists(): self.state.history = read_csv(history, "epoch").to_dict("records")
+        except ValueError as error: return str(error)
+        return ""
+
 # %% ../nbs/01_run.ipynb #1d564b2a
-class ClaimedFolder(OwnedFolder):
+class ClaimedFolder(InspectedFolder):
     "A folder that holds this run and no other."
 
     finished = False  # whether the run has ended before, so that there is nothing left to do
@@ -487,34 +519,6 @@ class ClaimedFolder(OwnedFolder):
         self.claimed = True
         self.note("running")
         if self.tracker != "none": self.accelerator.init_trackers("simseg", config=self.params)
-
-    def other_run(self, whole: dict) -> str:
-        "In what the run that the folder holds differs from this one; empty where it holds none, or this one."
-        left = files_left(self.folder)
-        if not left: return ""
-        if "params.yaml" not in left: return f"{left[0]}, without its params.yaml"
-        try:
-            check_files(self.folder, {name: was for name, was in self.made().items() if name == "params.yaml"})
-            return first_difference(read_params(self.folder), whole)
-        except ValueError as error: return str(error).partition("; delete")[0]
-
-    def made(self) -> dict:
-        "Return what the run in this folder made, as its end has it; nothing where that cannot be read."
-        with contextlib.suppress(ValueError, OSError): return read_json(self.folder / "state.json").get("made", {})
-        return {}
-
-    def damage(self) -> str:
-        "Say what is damaged of what this run left here; empty where all of it can be used."
-        try:
-            if not (self.folder / "metrics.json").exists():
-                if self.state.path.exists(): check_saved(self.state.path)
-                return ""
-            read_metrics(self.folder, self.stage)
-            check_files(self.folder, {name: was for name, was in self.made().items() if name != "model"})
-            history = self.folder / "history.csv"
-            if history.exists(): self.state.history = read_csv(history, "epoch").to_dict("records")
-        except ValueError as error: return str(error)
-        return ""
 
 # %% ../nbs/01_run.ipynb #bccb4c77
 class RecordedEpochs(ClaimedFolder):
