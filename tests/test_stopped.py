@@ -32,6 +32,8 @@ unet: {{dataset: synthetic, max_images: 64, batch_size: 16, epochs: EPOCHS}}
 def begin(command) -> subprocess.Popen:
     "Start a command in a process group of its own, as a terminal does."
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # a shell in the background takes Ctrl-C away from what it starts
+    pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(command, cwd=ROOT, env=with_our_commands(), start_new_session=True, **pipes)
 
 
