@@ -119,7 +119,7 @@ STAGES = {"simclr": run_simclr, "unet": run_unet, "evaluation": run_evaluation}
     ("unet", {"image_size": 50}, "multiple of 32"),
     ("unet", {"loss": "bec"}, "choose one of bce, dice, focal"),
     ("unet", {"border": "cat"}, "choose one of pet, background, ignore"),
-    ("unet", {"split": "official"}, "comes without an official split"),
+    ("unet", {"split": "official"}, "comes without official test images"),
     ("unet", {"seed": -1}, "seed=-1 is out of range"),
     ("evaluation", {"model_dir": "/nowhere"}, "no model in /nowhere"),
     ("evaluation", {"threshold": 0.0}, "threshold=0.0 is out of range"),
