@@ -27,7 +27,7 @@ from simseg.core import resolved_precision
 from simseg.data import files_fingerprint
 from simseg.report import print_results
 from simseg.run import code_fingerprint, read_state
-from simseg.study import RESOURCES, cells_to_run, check_files, check_not_taken, check_study, collect_results
+from simseg.study import RESOURCES, cells_to_run, check_not_taken, check_study, collect_results
 from simseg.study import evaluation_params, note_origin, pretraining_seed, read_study, ready_encoder, run_dir
 from simseg.study import run_resources, simclr_params, split_arm, unet_params
 from simseg.transfer import UNTRAINED, encoder_file
@@ -50,10 +50,9 @@ changes = dict(workflow.config_settings.config)
 study_files = [*workflow.configfiles, *[str(changes.pop(key)) for key in ["study"] if key in changes]]
 study_file = (study_files or ["the command line"])[-1]
 try:
-    study = read_study(*study_files, changes=changes) if study_files else check_study(changes)
-    if workflow.is_main_process:
-        check_files(study)
-        check_not_taken(study, study_file)
+    starting = workflow.is_main_process
+    study = read_study(*study_files, changes=changes, starting=starting) if study_files else check_study(changes)
+    if starting: check_not_taken(study, study_file)
 except (ValueError, OSError) as error: sys.exit(f"simseg: {error}")
 root = f"outputs/{study['name']}"
 grid_cell = "{arm}/ratio{ratio}/seed{seed}"

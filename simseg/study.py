@@ -7,13 +7,12 @@ __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CE
            'OF_STAGE', 'LONGEST_NAME', 'RESOURCES', 'NOT_A_STUDY', 'KB_PER_PIXEL', 'PIXELS_PER_SECOND', 'CONSISTENCY',
            'IMAGES', 'SLOWER', 'FASTER', 'DAY', 'VALIDATION_COLUMNS', 'arm_name', 'split_arm', 'arm_label',
            'ratio_label', 'study_cells', 'ready_encoder', 'pretraining_seed', 'pretrainings', 'run_dir', 'cell_name',
-           'recorded_counts', 'cells_to_run', 'simclr_params', 'unet_params', 'evaluation_params', 'study_datasets',
-           'check_study', 'check_files', 'read_study', 'study_files', 'other_study', 'check_not_taken', 'note_origin',
-           'begun_file', 'begun_study', 'study_data', 'memory_of', 'minutes_of', 'run_resources', 'run_params',
-           'other_params', 'runs_of_cell', 'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results',
-           'collect_images', 'collect_counts', 'collect_validation', 'read_history', 'run_minutes', 'unlabelled_seen',
-           'counted_runs', 'collect_histories', 'collect_params', 'study_runs', 'study_progress', 'progress_sentence',
-           'left_out']
+           'recorded_counts', 'cells_to_run', 'simclr_params', 'unet_params', 'evaluation_params', 'check_study',
+           'read_study', 'study_files', 'other_study', 'check_not_taken', 'note_origin', 'begun_file', 'begun_study',
+           'study_data', 'memory_of', 'minutes_of', 'run_resources', 'run_params', 'other_params', 'runs_of_cell',
+           'is_finished', 'judge_cells', 'evaluated_cells', 'collect_results', 'collect_images', 'collect_counts',
+           'collect_validation', 'read_history', 'run_minutes', 'unlabelled_seen', 'counted_runs', 'collect_histories',
+           'collect_params', 'study_runs', 'study_progress', 'progress_sentence', 'left_out']
 
 # %% ../nbs/13_study.ipynb #43cb18ec
 import hashlib
@@ -354,28 +353,36 @@ def _check_resources(resources: dict):
             for name, value in own.items(): check_range(name, value, int(name != "gpu"))
 
 # %% ../nbs/13_study.ipynb #bb49b20c
-def study_datasets(study: dict) -> list[str]:
-    "Return the data sets that a study names, each once."
-    pretrained_on = [simclr_params(study, *run)["dataset"] for run in pretrainings(study)]
-    return list(dict.fromkeys([study["unet"].get("dataset", "synthetic"), *pretrained_on]))
-
-
 def _check_runs(study: dict):
-    "Values of every run's parameters, and the data sets."
+    "Values of every run's parameters."
     for arm, ratio, seed in study_cells(study):
         with _about(("recipes", split_arm(arm)[1]), ("unet",)): check_unet(unet_params(study, arm, ratio, seed))
         with _about(("evaluation",)): check_threshold(evaluation_params(study, arm, ratio, seed)["threshold"])
     for encoder, seed in pretrainings(study):
         with _about(("encoders", encoder), ("simclr",), ("unet",)): check_simclr(simclr_params(study, encoder, seed))
-    with _about(("encoders",), ("unet",)):
-        for dataset in study_datasets(study):
-            if Path(dataset).name == dataset: check_source(dataset, study["data_root"])
+
+# %% ../nbs/13_study.ipynb #a23b6de0
+def _check_inputs(
+    study: dict,
+    starting: bool,  # whether to look for what is named by a path
+):
+    "Raise `FileNotFoundError` where images or weights that a study begins with are missing."
+    def look_for(dataset="synthetic", weights="scratch"):
+        if starting or Path(dataset).name == dataset: check_source(dataset, study["data_root"])
+        if starting and weights not in ("", *UNTRAINED): encoder_file(weights)
+
+    with _about(("unet",)): look_for(study["unet"].get("dataset", "synthetic"))
+    for encoder in study["encoders"]:
+        with _about(("encoders", encoder)): look_for(weights=ready_encoder(study, encoder))
+    for encoder, seed in pretrainings(study):
+        params = simclr_params(study, encoder, seed)
+        with _about(("encoders", encoder), ("simclr",)): look_for(params["dataset"], params["start"])
 
 # %% ../nbs/13_study.ipynb #1520ba98
 NOT_A_STUDY = ["reference", "example"]  # folders in outputs/ that hold other things
 
 
-def _check_whole(study: dict):
+def _check_whole(study: dict, starting: bool):
     "Every check of a study with its defaults."
     check_types(study, STUDY_DEFAULTS)
     name = study["name"]
@@ -391,11 +398,13 @@ def _check_whole(study: dict):
     _check_encoders(study)
     _check_recipes(study)
     _check_runs(study)
+    _check_inputs(study, starting)
 
 
 def check_study(
     study: dict,  # as read from the study file
     places: dict | None = None,  # of its keys in the file, as `read_typed_yaml` gives
+    starting: bool = False,  # whether to look for folders and files too, as when a study starts
 ) -> dict:  # with defaults filled in
     "A study, checked whole before anything runs: `ValueError` says what is wrong with it, and where."
     if not study:
@@ -403,20 +412,11 @@ def check_study(
     try:
         check_known("key of a study file", study, STUDY_DEFAULTS)
         study = {**STUDY_DEFAULTS, **{key: value for key, value in study.items() if value is not None}}
-        _check_whole(study)
+        _check_whole(study, starting)
     except (ValueError, FileNotFoundError) as error:
         if places: error.args = (f"{_place_of(error, places)}: {error}",)
         raise
     return study
-
-# %% ../nbs/13_study.ipynb #7f2a4608
-def check_files(study: dict):
-    "Raise `FileNotFoundError` where a folder of images or a file of weights that a study begins with is missing."
-    for dataset in study_datasets(study): check_source(dataset, study["data_root"])
-    starts = [simclr_params(study, *run)["start"] for run in pretrainings(study)]
-    ready = [ready_encoder(study, encoder) for encoder in study["encoders"]]
-    for weights in ready + starts:
-        if weights not in ("", *UNTRAINED): encoder_file(weights)
 
 # %% ../nbs/13_study.ipynb #df589c25
 def _is_text(keys: tuple, value) -> bool:
@@ -464,6 +464,7 @@ def _merged(study: dict, changes: dict) -> dict:
 def read_study(
     *files: str | Path,  # params/<study>.yaml, or outputs/<study>/study.yaml; of several, later ones win
     changes: dict | None = None,  # what Snakemake's --config changes
+    starting: bool = False,  # as for `check_study`
 ) -> dict:
     "A study from its file, checked: `ValueError` says what is wrong, in which file and line."
     study = {}
@@ -475,7 +476,7 @@ def read_study(
         places |= its_places
     for key in changes or {}:
         places = {keys: place for keys, place in places.items() if keys[:1] != (key,)} | {(key,): "--config"}
-    return check_study(_merged(study, changes or {}), places)
+    return check_study(_merged(study, changes or {}), places, starting)
 
 # %% ../nbs/13_study.ipynb #e812255e
 def study_files(

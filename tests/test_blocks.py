@@ -7,7 +7,7 @@ from simseg import unet
 from simseg.core import read_json, read_yaml, write_csv, write_json, write_yaml
 from simseg.data import load_pairs, read_known, split_data
 from simseg.report import record_study
-from simseg.study import (MINIATURE, cells_to_run, check_files, check_study, pretrainings, run_dir, run_params,
+from simseg.study import (MINIATURE, cells_to_run, check_study, pretrainings, run_dir, run_params,
                           runs_of_cell, study_cells, unet_params)
 from simseg.unet import load_model, run_unet
 
@@ -70,8 +70,9 @@ def test_pretrainings_are_used_in_turn_and_labels_redrawn():
 @pytest.mark.parametrize("own", [{"encoder": "no/such.safetensors"}, {"dataset": "synthetic", "start": "no/such.pth"},
                                  {"dataset": "no/such/photos"}])
 def test_a_file_that_is_missing_is_refused_when_the_study_starts_not_when_it_is_read(own):
-    study = check_study({**MINIATURE, "encoders": {"scratch": None, "theirs": own}, "recipes": {}})
-    with pytest.raises(FileNotFoundError, match="no/such"): check_files(study)
+    study = {**MINIATURE, "encoders": {"scratch": None, "theirs": own}, "recipes": {}}
+    check_study(study)
+    with pytest.raises(FileNotFoundError, match="no/such"): check_study(study, starting=True)
 
 
 def without_root(study: dict, **more) -> dict:
