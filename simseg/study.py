@@ -513,7 +513,8 @@ def other_study(
 # %% ../nbs/13_study.ipynb #4ca305b7
 def _read_begun(file: Path) -> dict:
     "Read outputs/<study>/study.yaml; raise `ValueError` where its last key is missing."
-    study = read_yaml(file)
+    try: study = read_yaml(file)
+    except ValueError as error: raise damaged(file, "it is empty or cut off") from error
     if not isinstance(study.get("resources"), dict): raise damaged(file, "it is empty or cut off")
     return study
 
