@@ -397,7 +397,8 @@ def test_somebodys_encoder_is_an_arm_of_a_study(theirs, tmp_path):
     path = str(tmp_path / "theirs.pth")
     encoders = {"scratch": None, "theirs": {"encoder": path}, "on_top": {"start": path, "dataset": "synthetic"}}
     asked = {**MINIATURE, "encoders": encoders, "recipes": {}}
-    with pytest.raises(FileNotFoundError, match="no pretrained encoder at .*theirs.pth"): check_study(asked)
+    with pytest.raises(FileNotFoundError, match="no pretrained encoder at .*theirs.pth"):
+        check_study(asked, starting=True)
     torch.save(theirs.state_dict(), path)
     study = check_study(asked)
     assert unet_params(study, "theirs", 0.8, 0)["encoder"] == path
