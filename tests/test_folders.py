@@ -83,7 +83,8 @@ def save_half(name):
 
 
 def save_pages(folder):
-    PHOTOS[1].save(folder / "stack.tif", save_all=True, append_images=PHOTOS[2:4])
+    one, *others = (picture.copy() for picture in PHOTOS[1:4])  # Pillow remembers how a picture was saved before
+    one.save(folder / "stack.tif", save_all=True, append_images=others)
 
 
 def save_deep_colours(folder):
