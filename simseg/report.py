@@ -502,9 +502,10 @@ def _with_recorded(
     keys: list[str],  # columns that name a cell
 ) -> pd.DataFrame:
     "Add the rows of cells that were recorded before, as they stand."
-    if not file.is_file() or not len(table): return table
-    now = _as_text(table)
+    if not file.is_file(): return table
     before = _as_text(file)
+    if not len(table): return before
+    now = _as_text(table)
     known = set(now[keys].itertuples(index=False, name=None))
     kept = [row not in known for row in before[keys].itertuples(index=False, name=None)]
     return pd.concat([now, before[kept]], ignore_index=True)

@@ -278,6 +278,8 @@ def _check_ratios_and_seeds(study: dict):
         for ratio, seeds in study["seeds_at"].items(): _check_list(f"seeds_at {ratio}", seeds, 0, 0)
     if study["pretraining_seeds"]:
         with _about(("pretraining_seeds",)): _check_list("pretraining_seeds", study["pretraining_seeds"], 0, 0)
+    if study["redraw_labels"] and "label_seed" in study["unet"]:
+        raise ValueError("redraw_labels draws labels by each seed, so label_seed says nothing; leave one of them out.")
 
 
 def _check_epochs(where: str, section: dict, study: dict):
@@ -330,7 +332,7 @@ def _check_recipes(study: dict):
     with _about(("recipes",)): _check_names("recipe", study["recipes"], [BASE])
     for name, own in study["recipes"].items():
         with _about(("recipes", name)):
-            _check_stage(f"recipe {name}", own, "unet", [*GRID, "epochs_at"], [*FROM_UNET, *OF_STAGE])
+            _check_stage(f"recipe {name}", own, "unet", [*GRID, "epochs_at"], [*FROM_UNET, *OF_STAGE, "label_seed"])
             _check_epochs(f"recipe {name}", own, study)
             for key, example in {"encoders": "scratch", "label_ratios": 0.2}.items():
                 if key not in own: continue

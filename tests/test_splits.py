@@ -1,10 +1,12 @@
 "Splits keep their promises whatever the sizes of groups: drawn sets, derandomised."
 import numpy as np
+import pandas as pd
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simseg.data import Split, split_data
+from simseg.data import Split, listed_groups, read_split_lists, split_data
 from simseg.synthetic import ImageData
 
 RATIOS = [0.01, 0.05, 0.2, 0.5, 0.8]
@@ -106,3 +108,25 @@ def test_the_impossible_is_refused_with_its_reason(sizes, reason):
 def test_a_tenth_validates_whatever_the_size_of_groups(size):
     part = split_data(labelled([size] * (160 // size), 1, 0.0, 0))
     assert len(part.val) <= 0.2 * (len(part.train) + len(part.val))
+
+
+# label ratio → images to train, validate and test on
+OF_PETS = {
+    "random": {0.8: (5293, 586, 1470), 0.2: (1325, 145, 1470), 0.01: (65, 8, 1470)},
+    "official": {0.8: (3287, 369, 3669), 0.01: (41, 5, 3669)},
+}
+
+
+@pytest.mark.parametrize("kind, sizes", OF_PETS.items())
+def test_the_split_of_the_pets_is_the_list_that_recorded_figures_rest_on(kind, sizes):
+    table = pd.read_csv(ROOT / "simseg" / "splits" / f"pets-{kind}.csv")
+    names = sorted(table["name"])
+    data = labelled([1] * len(names), 37, 0.5, 0)
+    data.names = names
+    data.listed = read_split_lists(names)
+    data.groups = listed_groups(data.listed["random"])
+    for ratio, wanted in sizes.items():
+        part = split_data(data, ratio, kind)
+        assert (len(part.train), len(part.val), len(part.test)) == wanted
+        for side, indices in {"train": part.train, "val": part.val, "test": part.test}.items():
+            assert {names[i] for i in indices} <= set(table["name"][table["part"] == side])
