@@ -98,7 +98,7 @@ def takes(stage):
     "What a run takes of a machine, as the resources of its rule: mem_mb, runtime in minutes, and gpu."
     def resource(name):
         def of(w):
-            run = [w.encoder, w.seed] if stage == "simclr" else [w.arm, w.seed, float(w.ratio)]
+            run = [w.encoder, int(w.seed)] if stage == "simclr" else [w.arm, int(w.seed), float(w.ratio)]
             return run_resources(study, stage, *run)[name]
         return of
     return {name: resource(name) for name in RESOURCES}
