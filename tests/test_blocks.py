@@ -4,11 +4,15 @@ import torch
 from conftest import small
 
 from simseg import unet
-from simseg.core import read_json, read_yaml, write_csv, write_json, write_yaml
-from simseg.data import load_pairs, read_known, split_data
-from simseg.report import record_study
-from simseg.study import (MINIATURE, cells_to_run, check_study, pretrainings, run_dir, run_params,
-                          runs_of_cell, study_cells, unet_params)
+from simseg.base.files import read_json, write_csv, write_json
+from simseg.base.config import read_yaml, write_yaml
+from simseg.images.splits import split_data
+from simseg.images.sets import load_pairs
+from simseg.images.known import read_known
+from simseg.evidence.record import record_study
+from simseg.study.grid import MINIATURE, cells_to_run, pretrainings, run_dir, study_cells, unet_params
+from simseg.study.files import check_study
+from simseg.study.status import run_params, runs_of_cell
 from simseg.unet import load_model, run_unet
 
 

@@ -14,12 +14,12 @@ from types import CodeType
 import pytest
 from conftest import BIN, ROOT
 
-from simseg.batch import only_imports
-from simseg.core import parameter_defaults
+from simseg.study.batch import only_imports
+from simseg.base.parameters import parameter_defaults
 
 NOTEBOOKS = sorted([*(ROOT / "nbs").glob("*.ipynb"), *(ROOT / "nbs" / "tutorials").glob("*.ipynb")])
 LIBRARY = [path for path in NOTEBOOKS if path.stem[0].isdigit()]
-STAGES = ["06_augmentations", "08_simclr", "09_unet", "10_evaluation", "11_predict", "14_report"]
+STAGES = ["1_augmentations", "2_simclr", "3_unet", "4_evaluation", "tools/predict", "5_report"]
 BY_NAME = {"ids": lambda path: path.stem}
 
 
@@ -108,7 +108,7 @@ def imported_rooms(source: str) -> set[str]:
 
 
 def test_a_module_imports_only_from_rooms_above_it():
-    "Numbers are unique and in the order of imports; 16_batch, which papermill itself loads, imports none of simseg."
+    "Numbers are unique and in the order of imports; study/batch, which papermill itself loads, imports none of simseg."
     numbers = {module_of(path): path.stem.partition("_")[0] for path in LIBRARY}
     assert sorted(numbers.values()) == sorted(set(numbers.values()))
     assert sorted({int(number[:2]) for number in numbers.values()}) == list(range(18))
@@ -142,8 +142,9 @@ def test_no_function_of_a_stage_reads_a_parameter_as_a_global(name):
 
 READ_DEFAULTS = """
 import simseg
-from simseg.core import parameter_defaults
-from simseg.study import check_study, simclr_params
+from simseg.base.parameters import parameter_defaults
+from simseg.study.grid import simclr_params
+from simseg.study.files import check_study
 
 study = check_study({"label_ratios": [0.5], "seeds": [0], "encoders": {"animals": {"dataset": "synthetic"}}})
 print(simseg.__file__)
@@ -151,7 +152,7 @@ print(parameter_defaults("simclr")["epochs"], simclr_params(study, "animals", 0)
 """
 
 
-def read_defaults(library, folder) -> list[str]:  # where simseg lies, and the epochs of 08_simclr
+def read_defaults(library, folder) -> list[str]:  # where simseg lies, and the epochs of 2_simclr
     "What another simseg says, asked from a folder."
     command = [sys.executable, "-c", READ_DEFAULTS]
     environment = {**os.environ, "PYTHONPATH": str(library)}
@@ -162,7 +163,7 @@ def read_defaults(library, folder) -> list[str]:  # where simseg lies, and the e
 
 def test_a_notebook_that_somebody_changed_and_saved_changes_no_default(checkout):
     epochs = parameter_defaults("simclr")["epochs"]
-    path = checkout / "nbs" / "08_simclr.ipynb"
+    path = checkout / "nbs" / "2_simclr.ipynb"
     text, changes = re.subn(rf"epochs = {epochs}  # passes", "epochs = 999  # passes", path.read_text())
     assert changes == 1
     path.write_text(text)

@@ -6,16 +6,19 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from simseg.compare import compare_arms, compare_uses, encoder_pairs, uses_table
-from simseg.core import read_json, read_yaml, write_csv, write_json, write_yaml
+from simseg.evidence.comparisons import compare_arms, compare_uses, encoder_pairs, uses_table
+from simseg.base.files import read_json, write_csv, write_json
+from simseg.base.config import read_yaml, write_yaml
 from simseg.evaluation import run_evaluation
-from simseg.report import print_results, record_study
+from simseg.evidence.tables import print_results
+from simseg.evidence.record import record_study
 from simseg.simclr import run_simclr
-from simseg.statistics import compare
-from simseg.study import (check_study, collect_counts, collect_results, evaluation_params, pretrainings, run_dir,
-                          simclr_params, study_cells, unet_params)
+from simseg.evidence.statistics import compare
+from simseg.study.grid import evaluation_params, pretrainings, run_dir, simclr_params, study_cells, unet_params
+from simseg.study.files import check_study
+from simseg.study.results import collect_counts, collect_results
 from simseg.unet import run_unet
-from simseg.verdict import _above_scratch, verdict
+from simseg.evidence.verdict import _above_scratch, verdict
 
 AGREEING = {"augment": True, "consistency": 1.0, "label_ratios": [0.4], "encoders": ["scratch", "animals"]}
 STUDY = {

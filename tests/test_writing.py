@@ -18,12 +18,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from simseg import predict
 from simseg.augmentations import normalise
-from simseg.command import main
-from simseg.core import write_atomic, write_yaml
-from simseg.data import clear_cache, list_cache, load_data
-from simseg.predict import export_onnx, predict_files
-from simseg.run import RUN_FILES, clear_run
-from simseg.study import MINIATURE, check_study
+from simseg.tools.command import main
+from simseg.base.files import write_atomic
+from simseg.base.config import write_yaml
+from simseg.images.cache import clear_cache, list_cache
+from simseg.images.sets import load_data
+from simseg.tools.predict import predict_files
+from simseg.tools.export import export_onnx
+from simseg.base.run import RUN_FILES, clear_run
+from simseg.study.grid import MINIATURE
+from simseg.study.files import check_study
 from simseg.unet import load_model, make_unet, run_unet, save_model
 
 
@@ -297,8 +301,8 @@ def test_an_export_whose_check_failed_is_not_kept(difference, quick, place, monk
 
 
 FIRST = {
-    "the command": "import sys; from simseg.command import main; main(['export', sys.argv[1], '--onnx', sys.argv[2]])",
-    "the function": "import sys; from simseg.predict import export_onnx; print(export_onnx(*sys.argv[1:]))",
+    "the command": "import sys; from simseg.tools.command import main; main(['export', sys.argv[1], '--onnx', sys.argv[2]])",
+    "the function": "import sys; from simseg.tools.export import export_onnx; print(export_onnx(*sys.argv[1:]))",
 }
 
 
@@ -370,7 +374,7 @@ def executed_notebook(path, failing: bool):
 @pytest.fixture
 def study(workplace, monkeypatch):
     "The file of a study that has begun, and a report that is quickly made."
-    text(workplace / "nbs" / "14_report.ipynb")
+    text(workplace / "nbs" / "5_report.ipynb")
     write_yaml(workplace / "outputs" / "mine" / "study.yaml", STUDY)
     monkeypatch.setattr(papermill, "execute_notebook", lambda notebook, path, **options: executed_notebook(path, False))
     return workplace / "outputs" / "mine" / "study.yaml"
@@ -508,7 +512,7 @@ def may_change(path: Path, arguments: list[str]) -> bool:
 def test_no_call_changes_what_was_there(quick, workplace, monkeypatch, capsys):
     monkeypatch.setenv("SIMSEG_CACHE", str(workplace / "cache"))
     monkeypatch.setattr(papermill, "execute_notebook", lambda notebook, path, **options: executed_notebook(path, False))
-    text(workplace / "nbs" / "14_report.ipynb")
+    text(workplace / "nbs" / "5_report.ipynb")
     furnish(workplace)
     rng = random.Random(0)
     codes = []

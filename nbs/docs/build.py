@@ -260,7 +260,7 @@ def make_report(report: Path):
     executed = nbformat.read(report, as_version=4)
     tags = [set(cell.metadata.get("tags", [])) for cell in executed.cells]
     last = max(i for i, found in enumerate(tags) if found & {"parameters", "injected-parameters"})
-    title = f"# Latest report\n\nThe study `{report.parent.name}`, as `14_report` reported it."
+    title = f"# Latest report\n\nThe study `{report.parent.name}`, as `5_report` reported it."
     cells = [nbformat.v4.new_markdown_cell(linked(title, "latest_report"))]
     for cell in executed.cells[last + 1:]:
         if cell.cell_type == "code":
