@@ -411,7 +411,7 @@ def test_the_tutorial_on_own_data_leaves_a_study_file_as_it_is(workplace, capsys
         given = {"shared": {"label_ratios": [0.5], "encoders": {"scratch": None}}, "labelled": "pets", "classes": "",
                  "batch": 8, "data": range(300), "drawn": False}
         names = ("check_study", "repo_root", "write_yaml")
-        exec("from simseg.core import repo_root, write_yaml\nfrom simseg.study import check_study\n" + writes, given)
+        exec("from simseg.base.files import repo_root\nfrom simseg.base.config import write_yaml\nfrom simseg.study.files import check_study\n" + writes, given)
         assert given.keys() >= set(names)
         if expected: assert file.read_text() == expected and "is there already" in capsys.readouterr().out
         else: assert "label_ratios" in file.read_text()
