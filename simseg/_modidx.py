@@ -450,7 +450,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                        'simseg.images.folders._names_of_masks': ( 'images/folders.html#_names_of_masks',
                                                                                   'simseg/images/folders.py'),
                                        'simseg.images.folders._stem': ('images/folders.html#_stem', 'simseg/images/folders.py'),
-                                       'simseg.images.folders._turn_of': ('images/folders.html#_turn_of', 'simseg/images/folders.py'),
                                        'simseg.images.folders._ways_to_mask': ( 'images/folders.html#_ways_to_mask',
                                                                                 'simseg/images/folders.py'),
                                        'simseg.images.folders._with_addition': ( 'images/folders.html#_with_addition',

@@ -132,4 +132,5 @@ def read_image(path: str | Path) -> Image.Image:  # upright, RGB
     "Return an image file as a viewer shows it; raise `UnreadableImage` where that fails."
     image = open_image(path)
     try: return as_rgb(ImageOps.exif_transpose(image))
-    except Exception as error: raise UnreadableImage(f"{printable(path)} cannot be read as an image: {error}.") from error
+    except Exception as error:
+        raise UnreadableImage(f"{printable(path)} cannot be read as an image: {error}.") from error

@@ -91,10 +91,8 @@ def are_masks_of(masks: list[Path], images: list[Path]) -> bool:
     return likeness > 0.75 and likeness > _look_like_masks(images) + 0.05
 
 # %% ../../nbs/images/folders.ipynb #63990b63
-def labelled_parts(
-    folder: Path,
-) -> tuple[str, str] | None:  # names of the subfolders with images and with masks; None where it is no labelled set
-    "Return where a labelled set has its parts; raise `ValueError` where several subfolders could be its masks."
+def labelled_parts(folder: Path) -> tuple[str, str] | None:  # None where it is no labelled set
+    "Return which subfolders hold images and masks; raise `ValueError` where several could be the masks."
     if (folder / "images").is_dir() and (folder / "masks").is_dir(): return "images", "masks"
     files = {}
     for part in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
@@ -144,23 +142,12 @@ def check_unlabelled(folder: Path):
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, from 5 on turned by a quarter
 
 
-def _turn_of(image: Image.Image) -> int:  # 1 upright, to 8
-    "Return how an image's EXIF data turn it; values that mean nothing leave it upright."
-    turn = image.getexif().get(ORIENTATION, 1)
-    return turn if turn in range(1, 9) else 1
-
-
-def turn_like(
-    mask: Image.Image,  # as it is stored
-    photo: Image.Image,  # its photo, as it is stored
-    mask_path: Path,
-    photo_path: Path,
-) -> Image.Image:
+def turn_like(mask: Image.Image, photo: Image.Image, mask_path: Path, photo_path: Path) -> Image.Image:
     "Return a mask turned as its photo is; raise `ValueError` where the turn cannot be told, or the sizes differ."
-    turn = _turn_of(photo)
-    own = _turn_of(mask)
-    upright = photo.size if turn < 5 else photo.size[::-1]
-    if turn > 1 and own == 1 and mask.size == photo.size:
+    turn = photo.getexif().get(ORIENTATION, 1)  # values beyond 8 mean nothing
+    own = mask.getexif().get(ORIENTATION, 1)
+    upright = photo.size[::-1] if turn in range(5, 9) else photo.size
+    if turn in range(2, 9) and own not in range(2, 9) and mask.size == photo.size:
         if upright == photo.size:
             raise ValueError(f"{photo_path} is turned by its EXIF data, and whether its mask is turned too cannot be "
                              "seen; save the photo upright, without EXIF data.")
