@@ -161,7 +161,7 @@ def test_a_file_beside_the_masks_names_them(name, text, tmp_path):
 
 
 @pytest.mark.parametrize("classes, sentence", [
-    ("", r"holds the values 0, 1, 255; .*several classes are to be named.*simseg classes FOLDER"),
+    ("", r"holds 0 \(.*\), 1 \(.*\), 255 \(.*several classes are to be named.*simseg classes FOLDER"),
     ("cat=1 dog=2", r"00.png holds 255 \(2.08%\), which no class names; the classes are cat=1 dog=2"),
     ("cat=1 ignore=255", r"01.png holds 2 \(.*%\), which no class names"),
     ("cat=#010101", r"holds #ffffff"), ("cat", "no name=value"), ("cat=1 cat=2", "name of its own"),
