@@ -32,7 +32,7 @@ from torch import nn
 
 from .base.files import read_csv, resolve_path
 from .base.parameters import check_choice, check_range
-from .base.machine import COMPILE, compile_model, generator_for
+from .base.machine import COMPILE, TORCHRUN, UNASKED, compile_model, environment_without, generator_for
 from .base.machine import make_accelerator, own_threads, progress, resolved_device, seed_for
 from .base.provenance import file_fingerprint
 from .base.checkpoint import Checkpoint
@@ -391,7 +391,7 @@ def pretrain_in_folder(
         run.claim(begun.model, **begun.began_with)
         if broadcast_from_first(run.finished, run.accelerator.device): return run.history
         run.describe(begun.data.skipped, begun.data.notes)
-        if train: run.fit(begun.epochs(run.state))
+        if train: run.follow(begun.epochs(run.state))
         else: run.take_up(model=begun.model)
         save_encoder(begun.model.encoder, run.folder / "encoder.safetensors")
         learnt_from = known_images(begun.data, np.r_[begun.part.train, begun.part.val])

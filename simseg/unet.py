@@ -396,7 +396,7 @@ def run_unet(
         train = torch.from_numpy(part.train)
         val = torch.from_numpy(part.val)
         kept = Kept(params["keep"])
-        run.fit(finetune(model, images, masks, train, val, params, run.accelerator, kept, run.state, unlabelled))
+        run.follow(finetune(model, images, masks, train, val, params, run.accelerator, kept, run.state, unlabelled))
         if run.history: model.load_state_dict(kept.weights)
         known = {"learnt_from": known_images(data, np.r_[part.train, part.val, unlabelled]),
                  "pretrained_on": pretrained_on(params["encoder"])}
