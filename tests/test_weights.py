@@ -22,7 +22,7 @@ from simseg import predict
 from simseg.learning.consistency import unremembered
 from simseg.tools.command import main
 from simseg.simclr import run_simclr
-from simseg.study.grid import MINIATURE, pretrainings, unet_params
+from simseg.study.grid import MINIATURE, Run, pretrainings, unet_params
 from simseg.study.files import check_study
 from simseg.study.resources import run_resources
 from simseg.learning.encoders import load_encoder, make_encoder, read_weights
@@ -362,7 +362,7 @@ def test_a_study_of_another_encoder_knows_what_its_runs_take():
     "As much as the largest that was measured."
     study = check_study({**MINIATURE, "encoder_name": "tu-tf_efficientnet_lite0"})
     largest = check_study({**MINIATURE, "encoder_name": "resnet152"})
-    asked = [run_resources(each, "unet", "scratch", 0, 0.8) for each in (study, largest)]
+    asked = [run_resources(Run(each, "unet", "scratch", ratio=0.8)) for each in (study, largest)]
     assert asked[0] == asked[1]
 
 
