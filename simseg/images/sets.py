@@ -122,7 +122,7 @@ def check_source(dataset: str, data_root: str = ""):
 
 # %% ../../nbs/images/sets.ipynb #8d06a494
 SYNTHETIC_IMAGES = 512  # how many are drawn where max_images is 0
-READING = ["threshold_masks", "classes"]  # local tweak
+READING = ["max_unreadable", "threshold_masks", "classes", "duplicates"]  # parameters that say how images are read
 
 
 def reading_of(
