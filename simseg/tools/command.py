@@ -18,9 +18,8 @@ from ..base.parameters import check_known
 from ..images.masks import MOST_CLASSES, suggest_classes
 from ..images.cache import cache_dir, clear_cache, list_cache
 from ..images.folders import classes_beside, read_classes, values_of_masks
-from ..study.grid import unet_params
 from ..study.files import begun_file, begun_study
-from ..study.status import evaluated_cells, left_out, progress_sentence, study_progress
+from ..study.status import current_runs, failed_and_stale, progress_sentence, study_progress
 from ..evidence.record import record_study
 from ..report import write_report_html
 from .predict import predict_files
@@ -40,7 +39,7 @@ def show_progress(
         lines = table.rename(columns={"note": ""})
         lines.loc[table["state"].isin(["failed", "stale"]), ""] = "see below"
         text = "\n".join([lines.to_string(index=False, na_rep="", float_format="{:.3f}".format), "",
-                          progress_sentence(study["name"], table), *left_out(table)])
+                          progress_sentence(study["name"], table), *failed_and_stale(table)])
         if text != shown: print(clear + text, flush=True)
         shown = text
         if not watch or table["state"].isin(["trained", "evaluated"]).all(): return
@@ -74,7 +73,7 @@ def find_models() -> dict[str, tuple[Path, float]]:  # study or run → folder o
     folders = {}
     for file in sorted(resolve_path("outputs").glob("*/study.yaml")):
         study = begun_study(file)
-        folders[study["name"]] = [resolve_path(unet_params(study, *cell)["out_dir"]) for cell in evaluated_cells(study)]
+        folders[study["name"]] = [run.at("unet").folder for run in current_runs(study)]
     for file in sorted(resolve_path("outputs").glob("*/metrics.json")): folders[file.parent.name] = [file.parent]
     models = {}
     for name, places in folders.items():
