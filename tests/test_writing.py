@@ -16,13 +16,13 @@ from PIL import Image
 from test_status import pretend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from simseg import predict
 from simseg.augmentations import normalise
 from simseg.tools.command import main
 from simseg.base.files import write_atomic
 from simseg.base.config import write_yaml
 from simseg.images.cache import clear_cache, list_cache
 from simseg.images.sets import load_data
+from simseg.tools import export, predict
 from simseg.tools.predict import predict_files
 from simseg.tools.export import export_onnx
 from simseg.base.run import RUN_FILES, clear_run
@@ -63,8 +63,8 @@ def model(tmp_path_factory):
 def quick(model, monkeypatch):
     "Models are opened once, and ONNX is a file of a few bytes."
     opened = load_model(model)
-    monkeypatch.setattr(predict, "load_model", lambda *arguments: opened)
-    monkeypatch.setattr(predict, "_onnx_difference", lambda *arguments: 0.0)
+    for room in (predict, export): monkeypatch.setattr(room, "load_model", lambda *arguments: opened)
+    monkeypatch.setattr(export, "_onnx_difference", lambda *arguments: 0.0)
 
     class Program:
         def save(self, path): path.write_bytes(b"onnx")
@@ -292,7 +292,7 @@ def test_an_export_replaces_nothing(path, quick, place, monkeypatch, capsys):
 
 @pytest.mark.parametrize("difference", [0.2, float("nan")])
 def test_an_export_whose_check_failed_is_not_kept(difference, quick, place, monkeypatch):
-    monkeypatch.setattr(predict, "_onnx_difference", lambda *arguments: difference)
+    monkeypatch.setattr(export, "_onnx_difference", lambda *arguments: difference)
     text(place / "there.onnx")
     before = seen(place)
     for name, overwrite in [("new.onnx", False), ("there.onnx", True)]:
