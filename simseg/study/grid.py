@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CELL', 'FROM_UNET', 'ONE_RUN', 'RUNNING', 'BASE',
-           'arm_name', 'split_arm', 'arm_label', 'ratio_label', 'study_cells', 'ready_encoder', 'pretraining_seed',
-           'pretrainings', 'run_dir', 'cell_name', 'recorded_counts', 'cells_to_run', 'simclr_params', 'unet_params',
-           'evaluation_params', 'study_data']
+           'ratio_label', 'ready_encoder', 'Run', 'study_runs', 'arm_name', 'split_arm', 'arm_label', 'run_of',
+           'study_cells', 'pretraining_seed', 'pretrainings', 'run_dir', 'simclr_params', 'unet_params',
+           'evaluation_params', 'cell_name', 'recorded_counts', 'cells_to_run', 'study_data']
 
 # %% ../../nbs/study/grid.ipynb #a8fc9cf6
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
 import numpy as np
 import yaml
 
-from ..base.files import repo_root
+from ..base.files import repo_root, resolve_path
 from ..base.parameters import parameter_defaults
 from ..images.splits import split_data
 from ..images.sets import DRAWN, READING, load_pairs, reading_of
@@ -60,78 +63,169 @@ RUNNING = ["data_root", "device", "precision", "threads", "resources", "skip_rec
 BASE = "base"  # the recipe that is the study's `unet` section as it stands
 
 
-def arm_name(encoder: str, recipe: str) -> str:
-    "An arm as folders carry it: cats_vs_dogs, or cats_vs_dogs-frozen."
-    return encoder if recipe == BASE else f"{encoder}-{recipe}"
+def ratio_label(ratio: float) -> str:
+    "Return a label ratio as tables and figures name it: 20%, 0.005%."
+    return f"{100 * ratio:.10g}%"
 
 
-def split_arm(
-    arm: str,  # as `arm_name` gives
-) -> tuple[str, str]:  # encoder, recipe
-    "What an arm is made of."
+def ready_encoder(
+    study: dict,  # as `check_study` gives, here and everywhere below
+    start: str,  # a way to start
+) -> str:  # scratch, imagenet, or a file; empty for one that the study pretrains
+    "Return what a way to start is without any pretraining here; a file of its own wins over a name such as imagenet."
+    own = study["encoders"].get(start) or {}
+    return own.get("encoder", start if start in UNTRAINED else "")
+
+
+def _at_ratio(
+    section: dict,  # of a study: `unet`, or one of `recipes`
+    ratio: float,
+) -> dict:
+    "Return the parameters of 3_unet that a section says, at a label ratio."
+    params = {key: value for key, value in section.items() if key not in (*GRID, "epochs_at")}
+    epochs = section.get("epochs_at", {})
+    return {**params, "epochs": epochs[ratio]} if ratio in epochs else params
+
+
+@dataclass(frozen=True)
+class Run:
+    "One run of a study."
+
+    study: dict = field(repr=False, compare=False)  # as `check_study` gives
+    stage: str  # simclr, unet or evaluation
+    start: str  # way to start, the study's name for the encoder
+    recipe: str = BASE  # for simclr, too
+    ratio: float | None = None  # of labelled images; None for simclr
+    seed: int = 0
+
+    @property
+    def arm(self) -> str:
+        "Way to start and recipe as folders have them: cats_vs_dogs, or cats_vs_dogs-frozen."
+        return self.start if self.recipe == BASE else f"{self.start}-{self.recipe}"
+
+    @property
+    def label(self) -> str:
+        "Way to start and recipe as tables and figures have them: cats_vs_dogs, or cats_vs_dogs (frozen)."
+        return self.start if self.recipe == BASE else f"{self.start} ({self.recipe})"
+
+    @property
+    def name(self) -> str:
+        "The cell's name in folders and among recorded counts: cats_vs_dogs/ratio0.2/seed0; for simclr without a ratio."
+        return f"{self.arm}/seed{self.seed}" if self.stage == "simclr" else f"{self.arm}/ratio{self.ratio}/seed{self.seed}"
+
+    @property
+    def out_dir(self) -> str:
+        "Its folder, relative to the top of the repository."
+        return f"outputs/{self.study['name']}/{self.stage}/{self.name}"
+
+    @property
+    def folder(self) -> Path:
+        "Its folder, as an absolute path."
+        return resolve_path(self.out_dir)
+
+    def at(self, stage: str) -> "Run":
+        "Return the run of another stage of the same cell; at simclr the pretraining that the cell would use."
+        if stage != "simclr" or self.stage == "simclr": return replace(self, stage=stage)
+        seeds = self.study["pretraining_seeds"]
+        return Run(self.study, stage, self.start, seed=seeds[self.seed % len(seeds)] if seeds else self.seed)
+
+    @property
+    def inputs(self) -> list["Run"]:
+        "The runs whose encoder or model this one begins with: one, or none."
+        if self.stage == "evaluation": return [self.at("unet")]
+        if self.stage == "simclr" or ready_encoder(self.study, self.start): return []
+        return [self.at("simclr")]
+
+    @property
+    def chain(self) -> list["Run"]:
+        "All runs that this one rests on, the first to run first, and itself last."
+        return [*(run for used in self.inputs for run in used.chain), self]
+
+    @property
+    def params(self) -> dict:
+        "All parameters of the stage's notebook."
+        defaults = parameter_defaults(self.stage)
+        shared = {key: self.study[key] for key in STUDY_DEFAULTS if key in defaults}
+        own = {"simclr": self._simclr, "unet": self._unet, "evaluation": self._evaluation}[self.stage]()
+        return {**defaults, **shared, **own, "seed": self.seed, "out_dir": self.out_dir, "overwrite": True}
+
+    def _simclr(self) -> dict:
+        unet = self.study["unet"]
+        labelled = {key: unet[key] for key in ("split", "split_seed", *READING) if key in unet}
+        dataset = unet.get("dataset", "synthetic")
+        own = self.study["encoders"][self.start] or {}
+        return {**labelled, "leave_out": "" if dataset in DRAWN else dataset, **self.study["simclr"],
+                **{key: value for key, value in own.items() if key not in OF_STUDY}}
+
+    def _unet(self) -> dict:
+        sections = [self.study["unet"], self.study["recipes"].get(self.recipe, {})]
+        params = {key: value for section in sections for key, value in _at_ratio(section, self.ratio).items()}
+        params["encoder"] = ready_encoder(self.study, self.start) or self.at("simclr").out_dir
+        if self.study["redraw_labels"]: params["label_seed"] = self.seed
+        return {**params, "label_ratio": self.ratio}
+
+    def _evaluation(self) -> dict:
+        unet = self.at("unet").params
+        shared = {key: unet[key] for key in FROM_UNET}
+        return {**shared, **self.study["evaluation"], "model_dir": f"{unet['out_dir']}/model"}
+
+# %% ../../nbs/study/grid.ipynb #2b1155ad
+def study_runs(
+    study: dict,
+    stage: str | None = None,  # None: of every stage
+) -> list[Run]:
+    "Return the runs of a study: each pretraining once, then every cell's fine-tuning and evaluation."
+    runs = []
+    for recipe, own in {BASE: {}, **study["recipes"]}.items():
+        for start in own.get("encoders", study["encoders"]):
+            for ratio in own.get("label_ratios", study["label_ratios"]):
+                for seed in study["seeds_at"].get(ratio, study["seeds"]):
+                    run = Run(study, "evaluation", start, recipe, ratio, seed)
+                    runs += [run.at("unet"), run]
+    runs = [*dict.fromkeys(used for run in runs if run.stage == "unet" for used in run.inputs), *runs]
+    return [run for run in runs if stage in (None, run.stage)]
+
+# %% ../../nbs/study/grid.ipynb #bdeb0158
+def arm_name(encoder: str, recipe: str) -> str: return encoder if recipe == BASE else f"{encoder}-{recipe}"
+
+
+def split_arm(arm: str) -> tuple[str, str]:
     encoder, _, recipe = arm.partition("-")
     return encoder, recipe or BASE
 
 
-def arm_label(encoder: str, recipe: str) -> str:
-    "An arm as tables and figures name it: cats_vs_dogs, or cats_vs_dogs (frozen)."
-    return encoder if recipe == BASE else f"{encoder} ({recipe})"
+def arm_label(encoder: str, recipe: str) -> str: return encoder if recipe == BASE else f"{encoder} ({recipe})"
 
 
-def ratio_label(ratio: float) -> str:
-    "A label ratio as tables and figures name it: 20%, 0.005%."
-    return f"{100 * ratio:.10g}%"
-
-# %% ../../nbs/study/grid.ipynb #ae03dc74
-def study_cells(
-    study: dict,  # as `check_study` gives, here and everywhere below
-) -> list[tuple[str, float, int]]:  # (arm, label ratio, seed)
-    "Every cell of the grid."
-    cells = []
-    for recipe, own in {BASE: {}, **study["recipes"]}.items():
-        for encoder in own.get("encoders", study["encoders"]):
-            for ratio in own.get("label_ratios", study["label_ratios"]):
-                seeds = study["seeds_at"].get(ratio, study["seeds"])
-                cells += [(arm_name(encoder, recipe), ratio, seed) for seed in seeds]
-    return cells
+def run_of(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> Run:
+    "Return a run as it was named before."
+    return Run(study, stage, *split_arm(arm), ratio, seed)
 
 
-def ready_encoder(
-    study: dict,
-    encoder: str,  # its name in the study
-) -> str:  # scratch, imagenet, or a file; empty for one that the study pretrains
-    "What an encoder is without any pretraining here; a file of its own wins over a name such as imagenet."
-    own = study["encoders"].get(encoder) or {}
-    return own.get("encoder", encoder if encoder in UNTRAINED else "")
+def study_cells(study: dict) -> list[tuple[str, float, int]]:
+    return [(run.arm, run.ratio, run.seed) for run in study_runs(study, "unet")]
 
 
-def pretraining_seed(
-    study: dict,
-    seed: int,  # of a cell
-) -> int:
-    "Return the seed of the pretraining that a cell uses."
-    seeds = study["pretraining_seeds"]
-    return seeds[seed % len(seeds)] if seeds else seed
+def pretraining_seed(study: dict, seed: int) -> int: return Run(study, "unet", "", seed=seed).at("simclr").seed
 
 
-def pretrainings(
-    study: dict,
-) -> list[tuple[str, int]]:  # (encoder, seed)
-    "The pretraining runs that the cells need."
-    pairs = [(split_arm(arm)[0], pretraining_seed(study, seed)) for arm, _, seed in study_cells(study)]
-    return [pair for pair in dict.fromkeys(pairs) if not ready_encoder(study, pair[0])]
+def pretrainings(study: dict) -> list[tuple[str, int]]:
+    return [(run.start, run.seed) for run in study_runs(study, "simclr")]
 
-# %% ../../nbs/study/grid.ipynb #29d15751
-def run_dir(
-    study: dict,
-    stage: str,  # simclr, unet or evaluation
-    arm: str,  # for simclr, the encoder
-    seed: int,
-    ratio: float | None = None,  # none for simclr
-) -> str:  # relative to the top of the repository
-    "Where a run leaves its files."
-    middle = f"/ratio{ratio}" if ratio is not None else ""
-    return f"outputs/{study['name']}/{stage}/{arm}{middle}/seed{seed}"
+
+def run_dir(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> str:
+    return run_of(study, stage, arm, seed, ratio).out_dir
+
+
+def simclr_params(study: dict, encoder: str, seed: int) -> dict: return run_of(study, "simclr", encoder, seed).params
+
+
+def unet_params(study: dict, arm: str, ratio: float, seed: int) -> dict:
+    return run_of(study, "unet", arm, seed, ratio).params
+
+
+def evaluation_params(study: dict, arm: str, ratio: float, seed: int) -> dict:
+    return run_of(study, "evaluation", arm, seed, ratio).params
 
 # %% ../../nbs/study/grid.ipynb #57462e03
 def cell_name(arm: str, ratio: float, seed: int) -> str:
@@ -159,53 +253,6 @@ def cells_to_run(study: dict) -> list[tuple[str, float, int]]:  # (arm, label ra
     if not study["skip_recorded"] or not file.is_file(): return study_cells(study)
     with safe_open(file, "numpy") as recorded: names = set(recorded.keys())
     return [cell for cell in study_cells(study) if cell_name(*cell) not in names]
-
-# %% ../../nbs/study/grid.ipynb #bd595ec0
-def _stage_params(stage: str, study: dict, *parts: dict) -> dict:
-    "A stage's parameters: of the study's own keys, those that the stage has; later parts win."
-    defaults = parameter_defaults(stage)
-    params = {**defaults, **{key: study[key] for key in STUDY_DEFAULTS if key in defaults}}
-    for part in parts: params |= part
-    return {**params, "overwrite": True}
-
-
-def simclr_params(study: dict, encoder: str, seed: int) -> dict:
-    "The parameters of one pretraining run."
-    own = {key: value for key, value in (study["encoders"][encoder] or {}).items() if key not in OF_STUDY}
-    labelled = {key: study["unet"][key] for key in ("split", "split_seed", *READING) if key in study["unet"]}
-    dataset = study["unet"].get("dataset", "synthetic")
-    labelled["leave_out"] = "" if dataset in DRAWN else dataset
-    cell = {"seed": seed, "out_dir": run_dir(study, "simclr", encoder, seed)}
-    return _stage_params("simclr", study, labelled, study["simclr"], own, cell)
-
-# %% ../../nbs/study/grid.ipynb #5a73ce5f
-def _at_ratio(
-    section: dict,  # of a study: `unet`, or one of `recipes`
-    ratio: float,
-) -> dict:
-    "The parameters of 3_unet that a section says, at a label ratio."
-    params = {key: value for key, value in section.items() if key not in (*GRID, "epochs_at")}
-    epochs = section.get("epochs_at", {})
-    return {**params, "epochs": epochs[ratio]} if ratio in epochs else params
-
-
-def unet_params(study: dict, arm: str, ratio: float, seed: int) -> dict:
-    "The parameters of one fine-tuning run."
-    encoder, recipe = split_arm(arm)
-    own = study["recipes"].get(recipe, {})
-    source = ready_encoder(study, encoder) or run_dir(study, "simclr", encoder, pretraining_seed(study, seed))
-    cell = {"encoder": source, "label_ratio": ratio, "seed": seed, "out_dir": run_dir(study, "unet", arm, seed, ratio)}
-    if study["redraw_labels"]: cell["label_seed"] = seed
-    return _stage_params("unet", study, _at_ratio(study["unet"], ratio), _at_ratio(own, ratio), cell)
-
-
-def evaluation_params(study: dict, arm: str, ratio: float, seed: int) -> dict:
-    "The parameters of one evaluation: data and split are the fine-tuning's."
-    unet = unet_params(study, arm, ratio, seed)
-    shared = {key: unet[key] for key in FROM_UNET}
-    out_dir = run_dir(study, "evaluation", arm, seed, ratio)
-    cell = {"seed": seed, "model_dir": f"{unet['out_dir']}/model", "out_dir": out_dir}
-    return _stage_params("evaluation", study, shared, study["evaluation"], cell)
 
 # %% ../../nbs/study/grid.ipynb #a490884a
 def study_data(
