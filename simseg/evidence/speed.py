@@ -8,7 +8,7 @@ __all__ = ['kept_iou', 'leads', 'lost_over_epochs', 'lost_to_recipe', 'describe_
 # %% ../../nbs/evidence/speed.ipynb #03fa8207
 import pandas as pd
 
-from ..study.grid import BASE, ratio_label, split_arm
+from ..study.grid import BASE, ratio_label
 from .statistics import seed_interval, side_of_zero
 from .comparisons import CELL, encoder_kind
 from .verdict import describe_others
@@ -22,8 +22,8 @@ def kept_iou(
     unet = histories[histories["stage"] == "unet"]
     if epochs: unet = unet[unet["epoch"] <= epochs]
     kept = unet.loc[unet.groupby(["arm", "label_ratio", "seed"])["val_loss"].idxmin()]
-    encoder, recipe = zip(*kept["arm"].map(split_arm))
-    return kept.assign(encoder=encoder, recipe=recipe).set_index(CELL)["val_iou"]
+    parts = kept["arm"].str.partition("-")  # encoder-recipe, or encoder alone
+    return kept.assign(encoder=parts[0], recipe=parts[2].replace("", BASE)).set_index(CELL)["val_iou"]
 
 
 def leads(

@@ -114,7 +114,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:  # gain, loss, open, or "one seed"
-        "Return gain or loss where both intervals leave out zero on the same side; one seed tells of its own models only."
+        "Return gain or loss where both intervals leave out zero on the same side; one seed tells of its own models."
         over_images = side_of_zero(self.images)
         if over_images == 0: return "open"
         if self.n_seeds == 1: return "one seed"
