@@ -84,7 +84,7 @@ def test_a_study_without_consistency_has_no_uses():
 def test_one_run_on_a_faster_machine_does_not_move_the_minutes(monkeypatch):
     study = check_study({**STUDY, "seeds": [0, 1, 2]})
     minutes = {"scratch-augmented": [2, 2, 2], "scratch-agreeing": [10, 10, 0.1]}
-    monkeypatch.setattr("simseg.evidence.comparisons._cost", lambda study, arm, ratio, seed: (minutes[arm][seed], 320))
+    monkeypatch.setattr("simseg.evidence.comparisons._cost", lambda run: (minutes[run.arm][run.seed], 320))
     counts = {(arm, 0.4): ([0, 1, 2], np.ones((3, 9, 2))) for arm in minutes}
     uses = compare_uses(study, counts)
     assert uses["minutes"].tolist() == [8] and uses["images_seen"].tolist() == [320]
