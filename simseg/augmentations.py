@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from .base.files import write_atomic
 from .base.parameters import check_range
 from .base.machine import generator_for
-from .base.run import Run
+from .base.run import RunFolder
 from .images.sets import load_data
 from .images.drawing import show_images
 
@@ -321,7 +321,7 @@ def run_augmentations(
     check_range("image_size", params["image_size"], 16)
     check_range("jitter_strength", params["jitter_strength"], 0)
     check_range("seed", params["seed"], 0)
-    with Run("augmentations", params) as run:
+    with RunFolder("augmentations", params) as run:
         data = load_data(params["dataset"], params["image_size"], params["data_root"], max_images=256)
         run.claim(images=data.fingerprint)
         rng = np.random.default_rng(params["seed"])

@@ -18,7 +18,7 @@ import torch
 from .base.files import read_csv, read_json, resolve_path, write_atomic, write_csv
 from .base.parameters import check_range
 from .base.provenance import file_fingerprint
-from .base.run import Run
+from .base.run import RunFolder
 from .images.data import to_device
 from .images.masks import class_names, make_targets
 from .images.splits import split_data
@@ -126,7 +126,7 @@ def check_unseen(
               "masks.", flush=True)
 
 # %% ../nbs/4_evaluation.ipynb #9b798239
-def write_overlays(run: Run, model, data: ImageData, test: np.ndarray, counts: pd.DataFrame):
+def write_overlays(run: RunFolder, model, data: ImageData, test: np.ndarray, counts: pd.DataFrame):
     "Write overlays.png and worst.png."
     import matplotlib.pyplot as plt
 
@@ -148,7 +148,7 @@ def run_evaluation(
     check_threshold(params["threshold"])
     check_range("seed", params["seed"], 0)
     check_range("threads", params["threads"], 1)
-    with Run("evaluation", params) as run:
+    with RunFolder("evaluation", params) as run:
         model, preprocessing = load_model(params["model_dir"])
         check_test_set(params, preprocessing.get("trained_on", {}))
         reading = reading_of(params)

@@ -32,14 +32,14 @@ from torch import nn
 
 from .base.files import read_csv, resolve_path
 from .base.parameters import check_choice, check_range
-from .base.machine import COMPILE, TORCHRUN, UNASKED, compile_model, environment_without, generator_for
+from .base.machine import COMPILE, compile_model, generator_for
 from .base.machine import make_accelerator, own_threads, progress, resolved_device, seed_for
 from .base.provenance import file_fingerprint
 from .base.checkpoint import Checkpoint
-from .base.run import Run, check_finite, uninterrupted
+from .base.run import RunFolder, check_finite, uninterrupted
 from .images.data import take, to_device
 from .images.splits import split_data
-from .images.sets import DRAWN, load_pairs, load_unlabelled, reading_of
+from .images.sets import SYNTHETIC, load_pairs, load_unlabelled, reading_of
 from .images.known import KnownImages, known_images, save_known, split_unlabelled
 from .augmentations import jitter_colour, two_views
 from .learning.encoders import UNTRAINED, check_encoder, encoder_file, make_encoder, save_encoder, start_from
@@ -296,7 +296,7 @@ def labelled_set(
     params: dict,  # the stage's parameters
 ) -> ImageData | None:  # None where none is named, or one of drawn images, which never come twice
     "The labelled set whose test images are not to be pretrained on."
-    if not params["leave_out"] or params["leave_out"] in DRAWN: return None
+    if not params["leave_out"] or params["leave_out"] in SYNTHETIC: return None
     reading = reading_of(params)
     return load_pairs(params["leave_out"], params["image_size"], params["data_root"], **reading)
 
@@ -386,12 +386,12 @@ def pretrain_in_folder(
     launched: bool = False,  # as for `make_accelerator`
 ) -> list[dict]:  # the history
     "One process's run."
-    with Run("simclr", params, SEEDED, launched) as run:
+    with RunFolder("simclr", params, SEEDED, launched) as run:
         begun = Pretraining(params, run.accelerator)
         run.claim(begun.model, **begun.began_with)
         if broadcast_from_first(run.finished, run.accelerator.device): return run.history
         run.describe(begun.data.skipped, begun.data.notes)
-        if train: run.follow(begun.epochs(run.state))
+        if train: run.fit(begun.epochs(run.state))
         else: run.take_up(model=begun.model)
         save_encoder(begun.model.encoder, run.folder / "encoder.safetensors")
         learnt_from = known_images(begun.data, np.r_[begun.part.train, begun.part.val])
@@ -431,7 +431,7 @@ def start_processes(
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     stopped = False
     with tempfile.TemporaryFile("w+") as complaints:
-        environment = environment_without(UNASKED + TORCHRUN)
+        environment = dict(os.environ)
         group = subprocess.Popen(command, **pipes, env=environment, stderr=complaints, start_new_session=True)
         try:
             for line in group.stdout: print(line, end="", flush=True)

@@ -6,7 +6,7 @@ from simseg.tools.command import main
 from simseg.base.files import read_json, resolve_path, write_csv, write_json
 from simseg.base.config import write_yaml
 from simseg.base.provenance import file_fingerprint
-from simseg.base.run import Run
+from simseg.base.run import RunFolder
 from simseg.study.grid import evaluation_params, run_dir, study_cells, unet_params
 from simseg.study.files import begun_study, check_not_taken, check_study, note_origin
 from simseg.study.status import judge_cells, left_out, study_progress
@@ -34,13 +34,13 @@ def pretend(study, cell, images="sheep", precision="fp32", names="abc", **change
     "The files that a cell leaves, without its training."
     here = {"device": "cpu", "precision": precision}
     unet = {**unet_params(study, *cell), **here, **changed}
-    with Run("unet", unet) as run:
+    with RunFolder("unet", unet) as run:
         run.claim(images=images, encoder="scratch")
-        run.follow(EPOCHS[:unet["epochs"]])
+        run.fit(EPOCHS[:unet["epochs"]])
         write_json(run.folder / "model" / "config.json", {"epochs": unet["epochs"]})
         run.finish({"kept_epoch": 2, "val_iou": 0.2, "n_train": 9})
         model = file_fingerprint(run.folder / "model")
-    with Run("evaluation", {**evaluation_params(study, *cell), **here}) as run:
+    with RunFolder("evaluation", {**evaluation_params(study, *cell), **here}) as run:
         run.claim(images=images, model=model)
         write_csv(run.folder / "per_image.csv", [{"id": name, "tp": 6, "fp": 1, "fn": 3, "tn": 22} for name in names])
         run.finish({"iou": 0.6, "n_images": len(names)})
@@ -90,7 +90,7 @@ def test_the_precision_that_a_study_names_is_its_own(study):
 def test_a_model_made_anew_makes_its_evaluation_stale(study):
     cell = ("scratch", 0.5, 0)
     pretend(study, cell)
-    with Run("unet", {**unet_params(study, *cell), "device": "cpu", "precision": "fp32"}) as run:
+    with RunFolder("unet", {**unet_params(study, *cell), "device": "cpu", "precision": "fp32"}) as run:
         run.claim(images="other", encoder="scratch")
         assert not len(collect_results(study))
         write_json(run.folder / "model" / "config.json", {"epochs": "other"})
@@ -101,7 +101,7 @@ def test_a_model_made_anew_makes_its_evaluation_stale(study):
 def test_a_finished_cell_whose_rerun_failed_is_evaluated_no_more(study):
     pretend_all(study)
     with pytest.raises(RuntimeError):
-        with Run("unet", {**unet_params(study, "scratch", 0.5, 0), "batch_size": 7}) as run:
+        with RunFolder("unet", {**unet_params(study, "scratch", 0.5, 0), "batch_size": 7}) as run:
             run.claim()
             raise RuntimeError("out of memory")
     assert len(collect_results(study)) == 3
@@ -131,9 +131,9 @@ def said_by(capsys, *arguments):
 def test_status_from_the_files_alone(study, workplace, capsys):
     "Waiting, running with its epoch, speed and time left, cut off, failed, done."
     pretend(study, ("scratch", 0.5, 0))
-    with Run("unet", unet_params(study, "scratch", 0.5, 1)) as run:
+    with RunFolder("unet", unet_params(study, "scratch", 0.5, 1)) as run:
         run.claim()
-        run.follow([{**EPOCHS[0], "images_per_second": 76.4}])
+        run.fit([{**EPOCHS[0], "images_per_second": 76.4}])
         code, said = said_by(capsys, "status", "mine.yaml")
         assert code == 0
         assert "epoch 1 of 2 76.4 images/s, 1 min left" in said

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
-from ..images.sets import DRAWN
+from ..images.sets import SYNTHETIC
 from ..study.grid import BASE, Run, ratio_label, study_runs
 from ..study.status import read_history
 from .statistics import Saving, seed_interval
@@ -253,7 +253,7 @@ def warnings_of(
     validation: pd.DataFrame,  # as `collect_validation` gives
 ) -> list[str]:
     "Return what weakens a study: a toy, pretraining that learnt little, one seed, few test images, training cut short."
-    toy = study["unet"].get("dataset", "synthetic") in DRAWN
+    toy = study["unet"].get("dataset", "synthetic") in SYNTHETIC
     found = []
     if toy:
         found.append("The pictures are drawn: a toy, which shows how this works and not whether pretraining pays off.")
@@ -307,6 +307,6 @@ def next_steps(
     if not any(recipe.get("augment", False) for recipe in [study["unet"], *study["recipes"].values()]):
         steps.append("A better baseline, which may leave nothing of a gain: `recipes: {augmented: {augment: true, "
                      "learning_rate: 1.0e-3, schedule: cosine}}`.")
-    if study["unet"].get("dataset", "synthetic") in DRAWN:
+    if study["unet"].get("dataset", "synthetic") in SYNTHETIC:
         steps.append("Images of your own: `nbs/tutorials/own_data`.")
     return steps

@@ -18,7 +18,7 @@ import yaml
 from ..base.files import repo_root, resolve_path
 from ..base.parameters import parameter_defaults
 from ..images.splits import split_data
-from ..images.sets import DRAWN, READING, load_pairs, reading_of
+from ..images.sets import SYNTHETIC, READING, load_pairs, reading_of
 from ..learning.encoders import UNTRAINED
 
 # %% ../../nbs/study/grid.ipynb #324f26ab
@@ -155,7 +155,7 @@ class Run:
         labelled = {key: unet[key] for key in ("split", "split_seed", *READING) if key in unet}
         dataset = unet.get("dataset", "synthetic")
         own = self.study["encoders"][self.start] or {}
-        return {**labelled, "leave_out": "" if dataset in DRAWN else dataset, **self.study["simclr"],
+        return {**labelled, "leave_out": "" if dataset in SYNTHETIC else dataset, **self.study["simclr"],
                 **{key: value for key, value in own.items() if key not in OF_STUDY}}
 
     def _unet(self) -> dict:
