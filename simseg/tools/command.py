@@ -291,13 +291,43 @@ def _run_record(args) -> int:
     print(record_study(begun_study(args.study)))
     return 0
 
+# %% ../../nbs/tools/command.ipynb #5a1d0004
+from ..base.config import read_yaml
+from ..base.parameters import check_types, parameter_defaults
+from ..base.run import read_state
+from ..simclr import run_simclr
+
+# %% ../../nbs/tools/command.ipynb #5a1d0005
+def _add_pretrain(commands):
+    "The command line of `simseg pretrain`."
+    what = ("Pretrain an encoder on unlabelled images, with the parameters that a file gives; the library has the others. "
+            "`torchrun --nproc-per-node 2 -m simseg pretrain FILE` shares every batch between two processes.")
+    command = commands.add_parser("pretrain", help="pretrain an encoder", description=what)
+    command.set_defaults(run=_run_pretrain)
+    command.add_argument("file", type=given_path, metavar="FILE",
+                         help="parameters of 2_simclr, such as params/simclr_cats_vs_dogs.yaml")
+
+
+def _run_pretrain(args) -> int:  # exit code
+    "`simseg pretrain`"
+    defaults = parameter_defaults("simclr")
+    given = read_yaml(args.file)
+    given.pop("ran_on", None)  # of a run's params.yaml, which may be given back
+    check_known("parameter of 2_simclr", given, defaults)
+    check_types(given, defaults)
+    params = {**defaults, **given}
+    run_simclr(params)
+    by_hand = read_state(params["out_dir"])["state"] == "stopped" and not params["stop_after"]
+    return 130 if by_hand else 0
+
 # %% ../../nbs/tools/command.ipynb #9e9e62e7
 def _parser() -> argparse.ArgumentParser:
     "The command line: what it takes, and its help."
     about = "Does SimCLR pretraining pay off for segmentation? Use the models it made."
     parser = argparse.ArgumentParser("simseg", description=about)
     commands = parser.add_subparsers(dest="command")
-    for add in (_add_predict, _add_export, _add_cache, _add_status, _add_report, _add_record, _add_classes): add(commands)
+    for add in (_add_predict, _add_export, _add_cache, _add_status, _add_report, _add_record, _add_classes,
+                _add_pretrain): add(commands)
     return parser
 
 
