@@ -743,8 +743,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                                                                                  'simseg/learning/processes.py'),
                                            'simseg.learning.processes._mean_of_all': ( 'learning/processes.html#_mean_of_all',
                                                                                        'simseg/learning/processes.py'),
-                                           'simseg.learning.processes._set_unused_aside': ( 'learning/processes.html#_set_unused_aside',
-                                                                                            'simseg/learning/processes.py'),
                                            'simseg.learning.processes.gather_views': ( 'learning/processes.html#gather_views',
                                                                                        'simseg/learning/processes.py'),
                                            'simseg.learning.processes.process_count': ( 'learning/processes.html#process_count',
