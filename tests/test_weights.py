@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import nn
 from torchvision.models import get_model, resnet18
 
-from simseg import predict
+from simseg.tools import predict
 from simseg.learning.consistency import unremembered
 from simseg.tools.command import main
 from simseg.simclr import run_simclr
