@@ -27,10 +27,10 @@ from .base.machine import COMPILE, compile_model, generator_for, make_accelerato
 from .base.machine import resolved_device, seed_for
 from .base.provenance import file_fingerprint
 from .base.checkpoint import Checkpoint
-from .base.run import Run, check_finite, uninterrupted
+from .base.run import RunFolder, check_finite, uninterrupted
 from .images.data import take, to_device
 from .images.splits import split_data
-from .images.sets import DRAWN, load_pairs, load_unlabelled
+from .images.sets import SYNTHETIC, load_pairs, load_unlabelled
 from .images.known import known_images, save_known, split_unlabelled
 from .augmentations import jitter_colour, two_views
 from .learning.encoders import UNTRAINED, check_encoder, encoder_file, make_encoder, save_encoder, start_from
@@ -272,7 +272,7 @@ class Pretraining:
         tested = None  # test images of a labelled set; synthetic images never come twice
         self.data = load_unlabelled(params["dataset"], max_images=params["max_images"], **rest)
         self.began_with = {"images": self.data.fingerprint}
-        if params["leave_out"] and params["leave_out"] not in DRAWN:
+        if params["leave_out"] and params["leave_out"] not in SYNTHETIC:
             labelled = load_pairs(params["leave_out"], **rest)
             tested = known_images(labelled, split_data(labelled, 0.8, params["split"], params["split_seed"]).test)
             self.began_with["left_out"] = labelled.fingerprint
@@ -343,12 +343,12 @@ def run_simclr(
     if launched and os.environ["RANK"] != "0":
         train_along(params)
         return []
-    with Run("simclr", params, SEEDED, launched) as run:
+    with RunFolder("simclr", params, SEEDED, launched) as run:
         begun = Pretraining(params, run.accelerator)
         run.claim(begun.model, **begun.began_with)
         if broadcast_from_rank_0(run.finished, run.accelerator.device): return run.history
         run.describe(begun.data.skipped, begun.data.notes)
-        run.follow(begun.epochs(run.state))
+        run.fit(begun.epochs(run.state))
         save_encoder(begun.model.encoder, run.folder / "encoder.safetensors")
         learnt_from = known_images(begun.data, np.r_[begun.part.train, begun.part.val])
         save_known(learnt_from, run.folder / "learnt_from.safetensors")

@@ -8,7 +8,6 @@ __all__ = ['REFERENCE_VIEWS', 'EXPLORED', 'METHODS', 'SEARCHED', 'PARTS', 'ORDER
            'data_parts', 'explore_data', 'order_images', 'StudyModels', 'draw_predictions', 'explore_predictions']
 
 # %% ../../nbs/tools/explore.ipynb #95922ddf
-import contextlib
 import importlib.util
 import math
 from functools import lru_cache
