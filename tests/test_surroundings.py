@@ -10,7 +10,7 @@ import nbformat
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, small, with_our_commands
+from conftest import ROOT, small, torchrun, with_our_commands
 
 from simseg.base.machine import check_torch, make_accelerator
 from simseg.evaluation import run_evaluation
@@ -143,13 +143,13 @@ def test_a_run_in_a_notebook_or_script_takes_nothing_from_the_environment(kind, 
     assert all(os.environ[name] == value for name, value in IN_PROCESS[kind].items())
 
 
-def test_several_processes_are_their_own_whatever_another_job_left(tmp_path, monkeypatch):
-    params = {"epochs": 1, "processes": 2, "precision": "fp32"}
-    run_simclr(small("simclr", tmp_path / "quiet", **params))
-    for kind in ("another job", "PMI", "Open MPI", "threads", "accumulation"):
-        for name, value in IN_PROCESS[kind].items(): monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PET_NNODES", "3")
-    run_simclr(small("simclr", tmp_path / "noise", **params))
+def test_several_processes_are_their_own_whatever_another_job_left(tmp_path):
+    noise = {}
+    for kind in ("another job", "PMI", "Open MPI", "threads", "accumulation"): noise |= IN_PROCESS[kind]
+    for name, environment in {"quiet": {}, "noise": noise}.items():
+        run = torchrun(2, small("simclr", tmp_path / name, epochs=1, precision="fp32"), **environment)
+        _, errors = run.communicate()
+        assert run.returncode == 0, errors
     assert figures(tmp_path / "noise") == figures(tmp_path / "quiet")
 
 
