@@ -227,9 +227,8 @@ def pretrain(
     jitter = compile_model(jitter_colour, params["compile"], pixels, device)
     share = (accelerator.process_index, accelerator.num_processes)
     draw_views = partial(two_views, generator=view_generator, jitter=jitter, share=share, **views_of(params))
-    checkpoint = checkpoint or Checkpoint()
-    first = checkpoint.resume(model=model, optimizer=optimizer, schedule=schedule,
-                              order=order_generator, views=view_generator)
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    first = (checkpoint or Checkpoint()).resume(**parts, order=order_generator, views=view_generator)
     for epoch in range(first, params["epochs"] + 1):
         start = time.perf_counter()
         rate = optimizer.param_groups[0]["lr"]
@@ -255,10 +254,9 @@ def check_simclr(params: dict):
     check_choice("optimizer", params["optimizer"], OPTIMIZERS)
     check_choice("compile", params["compile"], COMPILE)
     if not torch.distributed.is_torchelastic_launched(): return
-    n = int(os.environ["WORLD_SIZE"])
     here = int(os.environ["LOCAL_WORLD_SIZE"])
-    if params["batch_size"] % n:
-        raise ValueError(f"batch_size={params['batch_size']} is shared by {n} processes; "
+    if params["batch_size"] % int(os.environ["WORLD_SIZE"]):
+        raise ValueError(f"batch_size={params['batch_size']} is shared by {os.environ['WORLD_SIZE']} processes; "
                          "take a batch_size that this divides.")
     if resolved_device(params["device"]) == "cuda" and here > torch.cuda.device_count():
         raise ValueError(f"{here} processes were started, but torch sees {torch.cuda.device_count()} GPU(s) here; "
