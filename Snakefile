@@ -175,7 +175,7 @@ rule simclr:
         asked=lambda w: as_yaml(simclr_of(w)),
         depends=lambda w: depends_on("simclr", simclr_of(w)),
         made=made("metrics.json", "encoder.safetensors", "learnt_from.safetensors")
-    threads: lambda w: study["threads"] * simclr_of(w)["processes"]
+    threads: lambda w: study["threads"]
     resources: **takes("simclr")
     shell: batch_job("2_simclr")
 

@@ -9,12 +9,12 @@ __all__ = ['METHODS', 'OPTIMIZERS', 'COLLAPSED', 'SEEDED', 'dataset', 'data_root
            'warmup_epochs', 'optimizer', 'learning_rate', 'weight_decay', 'val_fraction', 'seed', 'device', 'precision',
            'compile', 'threads', 'tracker', 'stop_after', 'overwrite', 'out_dir', 'nt_xent', 'SimCLR', 'make_optimizer',
            'make_schedule', 'views_of', 'validate', 'monitor', 'train_epoch', 'pretrain', 'check_simclr', 'Pretraining',
-           'broadcast_from_rank_0', 'train_along', 'check_processes', 'run_simclr']
+           'broadcast_from_rank_0', 'train_along', 'run_simclr']
 
 # %% ../nbs/2_simclr.ipynb #9ea89fc5
 import os
 import time
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -227,9 +227,8 @@ def pretrain(
     jitter = compile_model(jitter_colour, params["compile"], pixels, device)
     share = (accelerator.process_index, accelerator.num_processes)
     draw_views = partial(two_views, generator=view_generator, jitter=jitter, share=share, **views_of(params))
-    checkpoint = checkpoint or Checkpoint()
-    first = checkpoint.resume(model=model, optimizer=optimizer, schedule=schedule,
-                              order=order_generator, views=view_generator)
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    first = (checkpoint or Checkpoint()).resume(**parts, order=order_generator, views=view_generator)
     for epoch in range(first, params["epochs"] + 1):
         start = time.perf_counter()
         rate = optimizer.param_groups[0]["lr"]
@@ -242,9 +241,7 @@ def pretrain(
         yield {**row, "learning_rate": rate, "images_per_second": steps * batch_size / seconds}
 
 # %% ../nbs/2_simclr.ipynb #257ea3b0
-def check_simclr(
-    params: dict,  # as the parameters cell of 2_simclr has them
-):
+def check_simclr(params: dict):
     "Raise `ValueError` at the first value that makes no sense, before anything is loaded."
     for name in ("epochs", "warmup_epochs", "max_images", "seed", "split_seed", "stop_after"):
         check_range(name, params[name], 0)
@@ -256,21 +253,26 @@ def check_simclr(
     check_choice("method", params["method"], METHODS)
     check_choice("optimizer", params["optimizer"], OPTIMIZERS)
     check_choice("compile", params["compile"], COMPILE)
+    if not torch.distributed.is_torchelastic_launched(): return
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    if params["batch_size"] % int(os.environ["WORLD_SIZE"]):
+        raise ValueError(f"batch_size={params['batch_size']} is shared by {os.environ['WORLD_SIZE']} processes; "
+                         "take a batch_size that this divides.")
+    if resolved_device(params["device"]) == "cuda" and here > torch.cuda.device_count():
+        raise ValueError(f"{here} processes were started, but torch sees {torch.cuda.device_count()} GPU(s) here; "
+                         "give torchrun a smaller --nproc-per-node.")
 
 # %% ../nbs/2_simclr.ipynb #c27781d7
 class Pretraining:
     "What a pretraining begins with."
 
-    def __init__(
-        self,
-        params: dict,  # the stage's parameters, checked
-        accelerator,
-    ):
+    def __init__(self, params: dict, accelerator):
         self.params = params
         self.accelerator = accelerator
         rest = {name: params[name] for name in ("image_size", "data_root", "threshold_masks", "classes")}
         tested = None  # test images of a labelled set; synthetic images never come twice
         self.data = load_unlabelled(params["dataset"], max_images=params["max_images"], **rest)
+        self.images = to_device(self.data.images, accelerator.device)
         self.began_with = {"images": self.data.fingerprint}
         if params["leave_out"] and params["leave_out"] not in SYNTHETIC:
             labelled = load_pairs(params["leave_out"], **rest)
@@ -287,21 +289,13 @@ class Pretraining:
         self.model = make_model(params["encoder_name"], params["projection_hidden"], params["projection_dim"])
         start_from(self.model.encoder, params["start"], params["encoder_name"])
 
-    @cached_property
-    def images(self) -> torch.Tensor:  # (N, 3, S, S), uint8
-        "Move the images to where they are trained on, once, when they are needed."
-        return to_device(self.data.images, self.accelerator.device)
-
     def epochs(self, checkpoint: Checkpoint):
         "`pretrain` on these images."
         return pretrain(self.model, self.images, self.data.labels, self.train, self.held_out, self.params,
                         self.accelerator, checkpoint)
 
 # %% ../nbs/2_simclr.ipynb #42c37e56
-def broadcast_from_rank_0(
-    value: bool,  # of this process
-    device: torch.device,
-) -> bool:
+def broadcast_from_rank_0(value: bool, device: torch.device) -> bool:
     "Return rank 0's value."
     from accelerate.utils import broadcast
 
@@ -317,18 +311,6 @@ def train_along(params: dict):
         for done, _ in enumerate(epochs, 1):
             if done == params["stop_after"]: break
 
-
-def check_processes(params: dict):
-    "Raise `ValueError` where the processes that torchrun has started cannot share a batch."
-    n = int(os.environ["WORLD_SIZE"])
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
-    if params["batch_size"] % n:
-        raise ValueError(f"batch_size={params['batch_size']} is shared by {n} processes; "
-                         "take a batch_size that this divides.")
-    if resolved_device(params["device"]) == "cuda" and here > torch.cuda.device_count():
-        raise ValueError(f"{here} processes were started, but torch sees {torch.cuda.device_count()} GPU(s) here; "
-                         "give torchrun a smaller --nproc-per-node.")
-
 # %% ../nbs/2_simclr.ipynb #6ab39529
 SEEDED = ("weights", "order", "views", "validation views")  # what a run's seed decides
 
@@ -339,7 +321,6 @@ def run_simclr(
     "Pretrain; write encoder.safetensors, history.csv, params.yaml and metrics.json to `out_dir`."
     check_simclr(params)
     launched = torch.distributed.is_torchelastic_launched()
-    if launched: check_processes(params)
     if launched and os.environ["RANK"] != "0":
         train_along(params)
         return []
@@ -353,8 +334,8 @@ def run_simclr(
         learnt_from = known_images(begun.data, np.r_[begun.part.train, begun.part.val])
         save_known(learnt_from, run.folder / "learnt_from.safetensors")
         if run.stopped: return run.pause()
-        last = run.history[-1] if run.history else {}
-        last = {name: value for name, value in last.items() if name not in ("epoch", "images_per_second")}
+        last = {name: value for row in run.history[-1:] for name, value in row.items()
+                if name not in ("epoch", "images_per_second")}
         accuracies = classify(begun.model.encoder, begun.images, begun.data.labels, begun.train, begun.held_out,
                               run.accelerator, probe=True)
         run.finish({**last, **accuracies, "epochs": params["epochs"], "n_train": len(begun.train),

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from simseg.base.parameters import parameter_defaults
 
@@ -19,6 +20,16 @@ def small(stage: str, out_dir: Path, **changed) -> dict:
     if "max_images" in params: params["max_images"] = 64
     if "batch_size" in params: params["batch_size"] = 16
     return {**params, "device": "cpu", "out_dir": str(out_dir), **changed}
+
+
+def torchrun(n: int, params: dict, *program: str, **more) -> subprocess.Popen:
+    "Start `simseg pretrain`, or another program that takes its file, as so many processes."
+    file = Path(params["out_dir"]).with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(params))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+    command += [*(program or ("-m", "simseg", "pretrain")), file]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=with_our_commands(**more), **pipes)
 
 
 def with_our_commands(**more) -> dict:

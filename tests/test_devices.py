@@ -87,8 +87,9 @@ def test_an_epoch_of_pretraining_waits_once(gpu, name, images_lie):
     optimizer = make_optimizer(model, name, 0.1, 1e-6)
     schedule = simclr.make_schedule(optimizer, 4, 1)
     order = torch.arange(16, device=images_lie)
-    line = waits_at(simclr.train_epoch, model, model, simclr.jitter_colour, pictures(16, images_lie), order, 8, 0.1,
-                    optimizer, schedule, ACCELERATOR, GENERATOR)
+    params = {"batch_size": 8, "temperature": 0.1}
+    line = waits_at(simclr.train_epoch, model, model, pictures(16, images_lie), order, params, schedule, ACCELERATOR,
+                    lambda images: two_views(images, GENERATOR))
     assert line == "return torch.stack(losses).mean().item()"
 
 

@@ -187,6 +187,8 @@ def test_a_frozen_encoder_stays_as_it_was_bit_for_bit(place, papermill, tmp_path
 class MeanColour(nn.Module):
     "An encoder to check others by: it sees nothing but an image's mean colour."
 
+    loss = SimCLR.loss
+
     def forward(self, x): return x.mean((2, 3))
 
 
@@ -196,7 +198,7 @@ def test_validation_compares_the_two_views_of_one_image():
     images = colours.expand(-1, -1, 32, 32).contiguous()  # of one colour each, which no crop changes
     generator = torch.Generator().manual_seed(0)
     unchanged = {"jitter_strength": 0.0, "blur": False, "grey_probability": 0.0}
-    found = validate(MeanColour(), images, torch.arange(16), 8, 0.1, generator, **unchanged)
+    found = validate(MeanColour(), images, torch.arange(16), {"batch_size": 8, "temperature": 0.1}, generator, **unchanged)
     z = normalise(images).mean((2, 3))
     expected = torch.stack([nt_xent(part, part, 0.1) for part in z.split(8)]).mean().item()
     assert found["val_loss"] == pytest.approx(expected, rel=1e-4)

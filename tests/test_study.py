@@ -183,15 +183,15 @@ def test_what_failed_leaves_a_hole_with_its_sentence(finished_study):
     file, images = finished_study
     out = ROOT / "outputs" / yaml.safe_load(file.read_text())["name"]
     photos = shutil.copytree(images / "images", images.with_name("photos"))
-    (photos / "3.png").write_bytes(b"")
-    encoders = f"encoders: {{scratch: , bad: {{dataset: {photos}, batch_size: 2, epochs: 0, max_unreadable: 0.0}}}}"
+    for name in ("3.png", "4.png"): (photos / name).write_bytes(b"")  # more than a tenth
+    encoders = f"encoders: {{scratch: , bad: {{dataset: {photos}, batch_size: 2, epochs: 0}}}}"
     file.write_text(file.read_text().replace("encoders: {scratch: }", encoders))
     code, said = snakemake("--configfile", file)
     assert code == 1
-    assert "1 of 2 cells are evaluated\nfailed: simclr bad seed 0: 1 of 12 images of" in said
+    assert "1 of 2 cells are evaluated\nfailed: simclr bad seed 0: 2 of 12 images of" in said
     assert len(read_csv(out / "results.csv")) == 1
     assert "failed: simclr bad seed 0" in (out / "report.html").read_text(encoding="utf-8")
-    shutil.copy(images / "images" / "3.png", photos)
+    for name in ("3.png", "4.png"): shutil.copy(images / "images" / name, photos)
     (out / "uses.csv").touch()  # as a study leaves it that had consistency before its file was changed
     code, said = snakemake("--configfile", file)
     assert code == 0, said[-3000:]
@@ -217,7 +217,6 @@ image_size: 32
 label_ratios: [0.8, 5.0e-5]
 seeds: [0]
 encoders: {scratch: , animals: {dataset: synthetic}}
-simclr: {processes: 2}
 unet: {dataset: synthetic}
 device: cpu
 resources: {unet: {gpu: 1, runtime: 77, mem_mb: 4000}}

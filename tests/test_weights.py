@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import nn
 from torchvision.models import get_model, resnet18
 
-from simseg.tools import predict
+from simseg.tools import export
 from simseg.learning.consistency import unremembered
 from simseg.tools.command import main
 from simseg.simclr import run_simclr
@@ -439,9 +439,9 @@ def test_a_model_leaves_as_onnx(tmp_path, capsys):
 
 def test_an_export_that_is_wrong_is_said(tmp_path, monkeypatch):
     save_model(make_unet("scratch", "resnet18"), tmp_path / "model", {"image_size": 64})
-    monkeypatch.setattr(predict, "_onnx_difference", lambda path, model, pixels: 0.2)
+    monkeypatch.setattr(export, "_onnx_difference", lambda path, model, pixels: 0.2)
     with pytest.raises(ValueError, match="other probabilities than PyTorch, by 0.200; do not use it"):
-        predict.export_onnx(tmp_path / "model", tmp_path / "model.onnx")
-    monkeypatch.setattr(predict, "find_spec", lambda name: None)
+        export.export_onnx(tmp_path / "model", tmp_path / "model.onnx")
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="takes onnx, onnxscript, onnxruntime: pip install"):
-        predict.export_onnx(tmp_path / "model", tmp_path / "model.onnx")
+        export.export_onnx(tmp_path / "model", tmp_path / "model.onnx")
