@@ -10,7 +10,7 @@ import nbformat
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, small, with_our_commands
+from conftest import ROOT, small, torchrun, with_our_commands
 
 from simseg.base.machine import check_torch, make_accelerator
 from simseg.evaluation import run_evaluation
@@ -141,6 +141,16 @@ def test_a_run_in_a_notebook_or_script_takes_nothing_from_the_environment(kind, 
     finally: torch.set_num_threads(before)
     assert figures(tmp_path) == undisturbed
     assert all(os.environ[name] == value for name, value in IN_PROCESS[kind].items())
+
+
+def test_several_processes_are_their_own_whatever_another_job_left(tmp_path):
+    noise = {}
+    for kind in ("another job", "PMI", "Open MPI", "threads", "accumulation"): noise |= IN_PROCESS[kind]
+    for name, environment in {"quiet": {}, "noise": noise}.items():
+        run = torchrun(2, small("simclr", tmp_path / name, epochs=1, precision="fp32"), **environment)
+        _, errors = run.communicate()
+        assert run.returncode == 0, errors
+    assert figures(tmp_path / "noise") == figures(tmp_path / "quiet")
 
 
 def test_the_number_of_threads_is_a_parameter(tmp_path):

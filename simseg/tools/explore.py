@@ -33,7 +33,7 @@ from ..images.sets import DATASETS, load_data
 from ..images.known import split_unlabelled
 from ..augmentations import normalise, random_views, two_views
 from ..learning.encoders import load_encoder, make_encoder
-from ..learning.features import encode, knn_accuracy
+from ..learning.features import encode
 from ..learning.metrics import count_batch, decide_classes, probabilities, summarise
 from ..simclr import nt_xent
 from ..unet import load_model
@@ -193,6 +193,8 @@ def explore_embedding(
     data_root: str = "",  # where the data sets lie; "" as in the study's file
 ) -> Explorer:
     "Show a map of a study's images as an encoder sees them, scratch beside SimCLR."
+    from sklearn.neighbors import KNeighborsClassifier
+
     controls = {**pretraining_controls(file, data_root), "place": widgets.IntSlider(description="image"),
                 "method": widgets.Dropdown(options=METHODS, description="map")}
 
@@ -212,7 +214,8 @@ def explore_embedding(
             axis.plot(*points[place], "o", ms=12, mfc="none", mec="black", mew=2)
             axis.set_title(title)
             features = _features(*key)
-            accuracy = knn_accuracy(features[::2], data.labels[::2], features[1::2], data.labels[1::2])
+            neighbours = KNeighborsClassifier(min(20, len(features[::2])), metric="cosine")
+            accuracy = neighbours.fit(features[::2], data.labels[::2]).score(features[1::2], data.labels[1::2])
             knn.append(f"{accuracy:.2f} {title}")
         chance = pd.Series(data.labels).value_counts(normalize=True).max()
         shown = f"The ring is image {data.names[place]}, {len(data)} images in all"
