@@ -14,13 +14,12 @@ import threading
 
 import pytest
 from browser import EXECUTABLE, EXPLORERS, FLAGS, MINUTES, run_all_cells, serve_lab
-from conftest import ROOT
+from conftest import ROOT, evaluation_params, pretrainings, simclr_params, study_cells, unet_params
 from playwright.sync_api import expect, sync_playwright
 
 from simseg.base.config import write_yaml
 from simseg.evaluation import run_evaluation
 from simseg.simclr import run_simclr
-from simseg.study.grid import evaluation_params, pretrainings, simclr_params, study_cells, unet_params
 from simseg.study.files import check_study
 from simseg.unet import run_unet
 

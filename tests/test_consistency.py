@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import small
+from conftest import small, unet_params
 
 from simseg import consistency, unet
 from simseg.learning.consistency import Consistency
@@ -14,7 +14,6 @@ from simseg.images.sets import load_pairs, reading_of
 from simseg.images.known import read_known
 from simseg.evaluation import run_evaluation
 from simseg.base.checkpoint import Kept
-from simseg.study.grid import unet_params
 from simseg.study.files import check_study
 from simseg.unet import run_unet
 

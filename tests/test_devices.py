@@ -7,7 +7,7 @@ import types
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, study_cells
 from torch._subclasses import FakeTensorMode
 
 import simseg.augmentations
@@ -19,7 +19,6 @@ from simseg.images.masks import BORDERS, make_targets
 from simseg.learning.losses import LOSSES, make_loss
 from simseg.learning.metrics import _count_classes, count_batch
 from simseg.simclr import OPTIMIZERS, SimCLR, make_optimizer
-from simseg.study.grid import study_cells
 from simseg.study.files import check_study
 
 GPU = torch.device("cuda")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import small
+from conftest import evaluation_params, small, unet_params
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torchmetrics.classification import BinaryJaccardIndex
@@ -24,7 +24,7 @@ from simseg.images.drawing import overlay_batch
 from simseg.images.masks import make_targets
 from simseg.learning.metrics import count_batch, summarise
 from simseg.simclr import SimCLR, make_optimizer, nt_xent, run_simclr, validate
-from simseg.study.grid import evaluation_params, study_data, unet_params
+from simseg.study.grid import study_data
 from simseg.study.files import check_study
 from simseg.images.synthetic import make_synthetic
 from simseg.learning.encoders import save_encoder
@@ -198,7 +198,8 @@ def test_validation_compares_the_two_views_of_one_image():
     images = colours.expand(-1, -1, 32, 32).contiguous()  # of one colour each, which no crop changes
     generator = torch.Generator().manual_seed(0)
     unchanged = {"jitter_strength": 0.0, "blur": False, "grey_probability": 0.0}
-    found = validate(MeanColour(), images, torch.arange(16), {"batch_size": 8, "temperature": 0.1}, generator, **unchanged)
+    params = {"batch_size": 8, "temperature": 0.1}
+    found = validate(MeanColour(), images, torch.arange(16), params, generator, **unchanged)
     z = normalise(images).mean((2, 3))
     expected = torch.stack([nt_xent(part, part, 0.1) for part in z.split(8)]).mean().item()
     assert found["val_loss"] == pytest.approx(expected, rel=1e-4)

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from conftest import BIN, small
+from conftest import BIN, evaluation_params, small, unet_params
 from PIL import Image
 
 from simseg.base.files import write_csv, write_json
 from simseg.base.config import write_yaml
 from simseg.base.machine import make_accelerator
 from simseg.tools.predict import predict, predict_files
-from simseg.study.grid import evaluation_params, unet_params
 from simseg.study.files import check_study, note_origin
 from simseg.images.synthetic import make_synthetic
 from simseg.unet import load_model, predict_batches, run_unet
