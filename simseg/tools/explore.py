@@ -449,7 +449,8 @@ def explore_predictions(
         controls["encoders"].value = controls["encoders"].options[:3]
         controls["ratios"].options = [(ratio_label(ratio), ratio) for ratio in ratios]
         controls["ratios"].value = ratios[-1:]
-        controls["seed"].options = list(dict.fromkeys(run.seed for run in runs))
+        controls["seed"].options = seeds = list(dict.fromkeys(run.seed for run in runs))
+        controls["seed"].value = seeds[0]
 
     def draw(file, data_root, order, rank, encoders, ratios, seed, threshold):
         models = opened(file, data_root)
