@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from common import finish, parse, synchronise
 
-from simseg.augmentations import jitter_colour
+from simseg.augmentations import two_views
 from simseg.base.machine import generator_for, make_accelerator
 from simseg.images.data import to_device
 from simseg.simclr import SimCLR, make_optimizer, make_schedule, train_epoch
@@ -59,6 +59,7 @@ def measure(file: str, args):
     model = SimCLR(args.encoder)
     optimizer = make_optimizer(model, "adamw", 1e-3, 1e-6)
     schedule = make_schedule(optimizer, 10**6, 0)
+    params = {"batch_size": args.batch, "temperature": 0.1}
     model, optimizer = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
     before = anonymous_memory()
     peak = Peak()
@@ -69,8 +70,8 @@ def measure(file: str, args):
     for _ in range(args.rounds + 1):  # the first warms up
         start = time.perf_counter()
         order = torch.randperm(len(images))[:args.steps * args.batch].to(images.device)
-        train_epoch(model, model, jitter_colour, images, order, args.batch, 0.1, optimizer, schedule, accelerator,
-                    generator)
+        train_epoch(model, model, images, order, params, schedule, accelerator,
+                    lambda batch: two_views(batch, generator))
         synchronise(device)
         rates.append(args.steps * args.batch / (time.perf_counter() - start))
     peak.going = False

@@ -19,7 +19,7 @@ from common import finish, in_turn, parse
 from simseg.base.files import repo_root, resolve_path, write_csv, write_json
 from simseg.base.config import write_yaml
 from simseg.study.files import read_study
-from simseg.study.status import run_params, study_runs
+from simseg.study.grid import study_runs
 
 CELLS = [10, 100, 300]
 RAN_ON = {"images": "0" * 16, "precision": "fp32", "commit": "0" * 40, "machine": "made up", "seeds": {"weights": 1}}
@@ -52,10 +52,7 @@ def finish_study(name: str, cells: int) -> Path:
     "The same, with the files of every run."
     file = write_study(name, cells, 8)
     study = read_study(file)
-    for run in study_runs(study):
-        leave_files(run["out"], run_params(study, run["stage"], run["arm"], run["seed"], run["ratio"]))
-        if run["stage"] == "simclr": continue
-        leave_files(run["evaluation"], run_params(study, "evaluation", run["arm"], run["seed"], run["ratio"]))
+    for run in study_runs(study): leave_files(run.folder, run.params)
     return file
 
 

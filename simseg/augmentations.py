@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'dataset', 'data_root', 'image_size', 'jitter_strength', 'blur', 'seed', 'overwrite',
-           'out_dir', 'normalise', 'resized_crop', 'random_crops', 'gaussian_blur', 'blur_kernel', 'colour_matrix',
-           'apply_colour', 'turn_hue', 'jitter_colour', 'draw_colour', 'draw_views', 'apply_views', 'make_views',
-           'random_views', 'two_views', 'random_pairs', 'check_augmentations', 'show_views', 'run_augmentations']
+           'out_dir', 'normalise', 'resized_crop', 'random_crops', 'blur_kernel', 'gaussian_blur', 'colour_matrix',
+           'apply_colour', 'turn_hue', 'jitter_colour', 'draw_views', 'apply_views', 'make_views', 'random_views',
+           'two_views', 'random_pairs', 'run_augmentations']
 
 # %% ../nbs/1_augmentations.ipynb #2b95475d
 import math
@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from .base.files import write_atomic
 from .base.parameters import check_range
 from .base.machine import generator_for
-from .base.run import Run
-from .images.data import ImageData
+from .base.run import RunFolder
 from .images.sets import load_data
 from .images.drawing import show_images
 
@@ -28,15 +27,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def _constant(values: tuple, device: torch.device) -> torch.Tensor:
-    "A small tensor, filled on its device: to copy it there would make the host wait for the GPU."
-    return torch.stack([torch.full((), value, device=device) for value in values])
-
-
 def _scale(images):
-    "As `normalise`, plane by plane."
-    mean = _constant(IMAGENET_MEAN, images.device).view(3, 1, 1)
-    std = _constant(IMAGENET_STD, images.device).view(3, 1, 1)
+    "Return images as `normalise` does, but plane by plane."
+    mean, std = [torch.stack([torch.full((), value, device=images.device) for value in values]).view(3, 1, 1)
+                 for values in (IMAGENET_MEAN, IMAGENET_STD)]  # filled there: a copy would make a GPU wait
     if images.is_floating_point(): return (images - mean).div_(std)
     return images.float().div_(255).sub_(mean).div_(std)
 
@@ -44,21 +38,10 @@ def _scale(images):
 def normalise(
     images: torch.Tensor,  # (N, 3, H, W), uint8, or float in [0, 1]
 ) -> torch.Tensor:  # (N, 3, H, W), float32, channels_last
-    "The scaling of every model's input."
+    "Return images scaled as every model's input is."
     return _scale(images).contiguous(memory_format=torch.channels_last)  # last: whole planes are faster to work on
 
 # %% ../nbs/1_augmentations.ipynb #ca6ed6c4
-def _places(
-    start: torch.Tensor,  # (N,), first pixel of the crop along one side
-    length: torch.Tensor,  # (N,), its pixels there
-    share: torch.Tensor,  # (N, S), where each pixel of the view lies in the crop, in (0, 1)
-) -> torch.Tensor:  # (N, S), from -1, the image's first pixel, to 1, its last
-    "Where along one side the pixels of a view are read."
-    within = (length.view(-1, 1) * share - 0.5).clamp_min(0).minimum(length.view(-1, 1) - 1)
-    pixel = start.view(-1, 1) + within
-    return 2 * pixel / (share.shape[1] - 1) - 1
-
-
 def resized_crop(
     images: torch.Tensor,  # (N, C, S, S)
     top: torch.Tensor,  # (N,), first row of the crop
@@ -67,18 +50,21 @@ def resized_crop(
     width: torch.Tensor,  # (N,), columns, at most S
     flip: torch.Tensor,  # (N,), bool: mirror it
 ) -> torch.Tensor:  # (N, C, S, S), float, on the images' scale
-    "Crop, resize and mirror each image; equals torchvision's `resized_crop`."
+    "Return each image cropped, resized and mirrored, as torchvision's `resized_crop` gives it."
     size = images.shape[-1]
     share = ((torch.arange(size, device=images.device) + 0.5) / size).expand(len(images), -1)
     mirrored = torch.where(flip.view(-1, 1), 1 - share, share)
-    y = _places(top, height, share)
-    x = _places(left, width, mirrored)
+    places = []
+    for start, length, at in ((top, height, share), (left, width, mirrored)):
+        within = (length.view(-1, 1) * at - 0.5).clamp_min(0).minimum(length.view(-1, 1) - 1)
+        places.append(2 * (start.view(-1, 1) + within) / (size - 1) - 1)  # from -1, the first pixel, to 1, the last
+    y, x = places
     grid = torch.stack([x.unsqueeze(1).expand(-1, size, -1), y.unsqueeze(2).expand(-1, -1, size)], 3)
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=True)
 
 # %% ../nbs/1_augmentations.ipynb #36f7a04b
 def _uniform(generator: torch.Generator, *shape: int) -> torch.Tensor:
-    "Random numbers in [0, 1), on the generator's device."
+    "Return random numbers in [0, 1), on the generator's device."
     return torch.rand(shape, generator=generator, device=generator.device)
 
 
@@ -88,7 +74,7 @@ def random_crops(
     min_scale: float,  # smallest share of the area; SimCLR: 0.08
     generator: torch.Generator,
 ):  # top, left, height, width: (N,) each, in pixels
-    "Crop boxes as torchvision's `RandomResizedCrop` draws them, one an image."
+    "Return a crop box for each image, as torchvision's `RandomResizedCrop` draws it."
     area = (min_scale + (1 - min_scale) * _uniform(generator, n, 10)) * size * size
     ratio = torch.exp((2 * _uniform(generator, n, 10) - 1) * math.log(4 / 3))
     height = (area / ratio).sqrt().round()
@@ -103,44 +89,36 @@ def random_crops(
     return top, left, height, width
 
 # %% ../nbs/1_augmentations.ipynb #0aee6a9a
-def _blur_block(
-    kernel: torch.Tensor,  # (N, 2 R + 1)
-    block: int,
-) -> torch.Tensor:  # (N, block, block + 2 R), each row a kernel, one place further right than the row above
-    "The block that all of a blur's matrix repeats."
-    n, taps = kernel.shape
-    wide = F.pad(kernel, (0, block)).unsqueeze(1).expand(n, block, taps + block)
-    return wide.flatten(1)[:, :block * (taps + block - 1)].view(n, block, -1)
-
-
-def gaussian_blur(
-    images: torch.Tensor,  # (N, 3, S, S), float
-    kernel: torch.Tensor,  # (N, 2 R + 1), as `blur_kernel` gives
-    block: int = 16,  # pixels; the fastest of 8, 16, 32 and 64 on a CPU
-) -> torch.Tensor:  # (N, 3, S, S)
-    "Blur each image with a kernel of its own, along rows and columns."
-    n, channels, size = images.shape[:3]
-    radius = kernel.shape[1] // 2
-    matrix = _blur_block(kernel, block)
-    strip = matrix.shape[2]  # pixels that a block reads
-    rest = -size % block
-    padded = F.pad(F.pad(images, (radius,) * 4, mode="reflect"), (0, rest, 0, rest))
-    down = matrix.view(n, 1, 1, block, -1) @ padded.unfold(2, strip, block).transpose(3, 4)
-    across = down.flatten(1, 3).unfold(2, strip, block).flatten(1, 2) @ matrix.transpose(1, 2)
-    return across.view(n, channels, size + rest, size + rest)[:, :, :size, :size]
-
-# %% ../nbs/1_augmentations.ipynb #0b6c23dc
 def blur_kernel(
     sigma: torch.Tensor,  # (N,), pixels; 0 leaves an image as it is
     size: int,  # pixels, of the images' side
 ) -> torch.Tensor:  # (N, 2 R + 1), R at most size // 20; rows sum to 1
-    "The weights of a Gaussian blur, as torchvision's `gaussian_blur` has them."
+    "Return the weights of a Gaussian blur, as torchvision's `gaussian_blur` has them."
     radius = size // 20
     # A GPU would have to stop and tell the host how wide the widest is.
     if sigma.device.type == "cpu": radius = min(radius, math.ceil(4.5 * sigma.max()))
     distance = torch.arange(-radius, radius + 1, device=sigma.device)
     weight = torch.exp(-0.5 * (distance / sigma.clamp_min(1e-3).unsqueeze(1)) ** 2)
     return weight / weight.sum(1, keepdim=True)
+
+
+def gaussian_blur(
+    images: torch.Tensor,  # (N, 3, S, S), float
+    kernel: torch.Tensor,  # (N, 2 R + 1), as `blur_kernel` gives
+) -> torch.Tensor:  # (N, 3, S, S)
+    "Return each image blurred with a kernel of its own, along rows and columns."
+    n, channels, size = images.shape[:3]
+    taps = kernel.shape[1]
+    radius = taps // 2
+    block = 16  # pixels; the fastest of 8, 16, 32 and 64 on a CPU
+    strip = block + taps - 1  # pixels that a block reads
+    rows = F.pad(kernel, (0, block)).unsqueeze(1).expand(n, block, -1)
+    matrix = rows.flatten(1)[:, :block * strip].view(n, block, strip)
+    rest = -size % block
+    padded = F.pad(F.pad(images, (radius,) * 4, mode="reflect"), (0, rest, 0, rest))
+    down = matrix.view(n, 1, 1, block, -1) @ padded.unfold(2, strip, block).transpose(3, 4)
+    across = down.flatten(1, 3).unfold(2, strip, block).flatten(1, 2) @ matrix.transpose(1, 2)
+    return across.view(n, channels, size + rest, size + rest)[:, :, :size, :size]
 
 # %% ../nbs/1_augmentations.ipynb #6d9e78aa
 _GREY = (0.2989, 0.587, 0.114)  # torchvision's weights
@@ -151,7 +129,7 @@ def colour_matrix(
     factor: torch.Tensor,  # (N, K), 1 leaves as it is; a saturation of 0 is greyscale
     mean: torch.Tensor,  # (N, 3), mean colour before the first step
 ) -> torch.Tensor:  # (N, 3, 4), acting on (r, g, b, 1)
-    "Each step blends with black, with the mean grey of the image, or with the pixel's own grey."
+    "Return the matrix of steps that blend with black, with the image's mean grey, or with the pixel's own grey."
     factor = factor.masked_fill(kind > 2, 1)
     to_mean = (1 - factor) * (kind == 1)
     to_grey = (1 - factor) * (kind == 2)
@@ -169,7 +147,7 @@ def apply_colour(
     images: torch.Tensor,  # (N, 3, H, W), float
     matrix: torch.Tensor,  # (N, 3, 4), acting on (r, g, b, 1)
 ) -> torch.Tensor:  # (N, 3, H, W), not clamped
-    "Mix the channels."
+    "Return the images with their channels mixed."
     if not torch.compiler.is_compiling():
         return torch.baddbmm(matrix[:, :, 3:], matrix[:, :, :3], images.flatten(2)).view_as(images)
     # Written out, it is compiled to one pass with its neighbours.
@@ -185,7 +163,7 @@ def turn_hue(
     images: torch.Tensor,  # (N, 3, H, W), float in [0, 1]
     turn: torch.Tensor,  # (N,), shares of a full circle
 ) -> torch.Tensor:  # (N, 3, H, W)
-    "Turn each image's hue; equals torchvision's `adjust_hue`."
+    "Return each image with its hue turned, as torchvision's `adjust_hue` gives it."
     red, green, blue = images.unbind(1)
     # Sorted into the largest, middle and smallest channel, by sums: torch.where and % take a CPU ten times as long.
     more = green.maximum(blue)
@@ -210,7 +188,7 @@ def jitter_colour(
     turn: torch.Tensor,  # (N,), of the hue, shares of a full circle
     grey: torch.Tensor,  # (N,), bool: make grey at the end
 ) -> torch.Tensor:  # (N, 3, H, W), in [0, 1]
-    "Colour jitter with given parameters, then greyscale."
+    "Return the images after colour jitter with given parameters, then greyscale."
     place = torch.arange(4, device=images.device)
     hue = (order == 3).int().argmax(1, keepdim=True)
     factor = F.pad(factors.T, (0, 1), value=1).gather(1, order)
@@ -222,46 +200,36 @@ def jitter_colour(
     return apply_colour(turned, after).clamp_(0, 1)
 
 # %% ../nbs/1_augmentations.ipynb #5ffdcd2d
-def draw_colour(
-    n: int,
-    generator: torch.Generator,
-    strength: float,  # s; SimCLR, appendix A: 1.0 on ImageNet, 0.5 on CIFAR-10
-    grey_probability: float = 0.2,  # SimCLR, appendix A
-) -> dict:  # the parameters of `jitter_colour`; factors as (N, 3)
-    "Colour jitter with probability 0.8, then greyscale, each image with parameters of its own."
-    jittered = _uniform(generator, n) < 0.8
-    low = max(0.0, 1 - 0.8 * strength)
-    high = 1 + 0.8 * strength
-    factors = low + (high - low) * _uniform(generator, 3, n)
-    turn = 0.2 * strength * (2 * _uniform(generator, n) - 1)
-    order = _uniform(generator, n, 4).argsort(1)
-    grey = _uniform(generator, n) < grey_probability
-    factors = torch.where(jittered, factors, 1.0).T
-    turn = torch.where(jittered, turn, 0.0)
-    return {"coloured": jittered | grey, "order": order, "factors": factors, "turn": turn, "grey": grey}
-
-# %% ../nbs/1_augmentations.ipynb #87b9fe55
 def draw_views(
     n: int,
     size: int,  # pixels, of a side
     generator: torch.Generator,  # on the device that will make the views
-    jitter_strength: float = 1.0,  # of the colour jitter; SimCLR, appendix A: 1.0
+    jitter_strength: float = 1.0,  # s of the colour jitter; SimCLR, appendix A: 1.0 on ImageNet, 0.5 on CIFAR-10
     blur: bool = True,  # blur half of the views; SimCLR, appendix A
     min_scale: float = 0.08,  # smallest crop, as a share of the area
     grey_probability: float = 0.2,  # SimCLR, appendix A
-) -> dict:  # name → (N, …)
-    "The parameters of n views."
+) -> dict:  # name → (N, …): arguments of `resized_crop` and `jitter_colour`, "coloured", and "sigma" of the blur
+    "Draw the parameters of n views."
     top, left, height, width = random_crops(n, size, min_scale, generator)
     drawn = {"top": top, "left": left, "height": height, "width": width, "flip": _uniform(generator, n) < 0.5}
-    drawn |= draw_colour(n, generator, jitter_strength, grey_probability)
+    jittered = _uniform(generator, n) < 0.8
+    low = max(0.0, 1 - 0.8 * jitter_strength)
+    high = 1 + 0.8 * jitter_strength
+    factors = low + (high - low) * _uniform(generator, 3, n)
+    turn = 0.2 * jitter_strength * (2 * _uniform(generator, n) - 1)
+    drawn["order"] = _uniform(generator, n, 4).argsort(1)
+    drawn["grey"] = _uniform(generator, n) < grey_probability
+    drawn["coloured"] = jittered | drawn["grey"]
+    drawn["factors"] = torch.where(jittered, factors, 1.0).T
+    drawn["turn"] = torch.where(jittered, turn, 0.0)
     if not blur: return drawn
     blurred = _uniform(generator, n) < 0.5
     sigma = 0.1 + 1.9 * _uniform(generator, n)
     return drawn | {"sigma": torch.where(blurred, sigma, 0.0)}
 
-# %% ../nbs/1_augmentations.ipynb #8e235b9a
+
 def _needed(some):
-    "Whether a step cannot be left out; a GPU takes it always, since it would have to stop and tell the host."
+    "Return whether a step cannot be left out; a GPU takes it always, since it would have to stop and tell the host."
     return some.device.type != "cpu" or bool(some.any())
 
 
@@ -270,39 +238,36 @@ def apply_views(
     drawn: dict,  # as `draw_views` gives
     jitter=jitter_colour,  # or the same, compiled
 ) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1]
-    "The views with those parameters."
+    "Return the views with those parameters; a step that no image of the batch takes is left out."
     views = resized_crop(images, drawn["top"], drawn["left"], drawn["height"], drawn["width"], drawn["flip"]).div_(255)
     if _needed(drawn["coloured"]):
         views = jitter(views, drawn["order"], drawn["factors"].T, drawn["turn"], drawn["grey"])
     if "sigma" not in drawn or not _needed(drawn["sigma"]): return views
     return gaussian_blur(views, blur_kernel(drawn["sigma"], images.shape[-1]))
 
-
-
-# %% ../nbs/1_augmentations.ipynb #1ce12ab9
-def _in_blocks(
-    apply,  # (images, drawn) → (N, 3, S, S), float32
+# %% ../nbs/1_augmentations.ipynb #e80591b3
+def make_views(
     images: torch.Tensor,  # (N, 3, S, S), uint8
-    drawn: dict,
-    out: torch.Tensor,  # (N, 3, S, S), float32, filled
-) -> torch.Tensor:  # `out`
-    "All of a batch, on a CPU in blocks that fit its cache."
-    if images.device.type != "cpu": return out.copy_(apply(images, drawn))
+    drawn: dict,  # as `draw_views` gives
+    jitter=jitter_colour,  # or the same, compiled
+    scaled: bool = False,  # normalised, and channels_last
+) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1], or scaled
+    "Return what `apply_views` does, on a CPU in blocks that fit its cache."
+    layout = torch.channels_last if scaled else torch.contiguous_format
+    out = torch.empty(images.shape, device=images.device, memory_format=layout)
+
+    def views_of(images, drawn):
+        views = apply_views(images, drawn, jitter)
+        return _scale(views) if scaled else views
+
+    if images.device.type != "cpu": return out.copy_(views_of(images, drawn))
     sigma = drawn.get("sigma", torch.zeros(len(images)))
     alike = (4 * drawn["coloured"] + sigma).argsort()  # 4, since no sigma is above 2
     for block in alike.split(max(1, 2**17 // images[0, 0].numel())):
         of_block = {name: value.index_select(0, block) for name, value in drawn.items()}
-        views = apply(images.index_select(0, block), of_block)
+        views = views_of(images.index_select(0, block), of_block)
         for i, view in zip(block.tolist(), views): out[i] = view
     return out
-
-# %% ../nbs/1_augmentations.ipynb #91ab37b1
-def make_views(
-    images: torch.Tensor,  # (N, 3, S, S), uint8
-    drawn: dict,  # as `draw_views` gives
-) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1]
-    "`apply_views`, in blocks."
-    return _in_blocks(apply_views, images, drawn, torch.empty(images.shape, device=images.device))
 
 
 def random_views(
@@ -310,7 +275,7 @@ def random_views(
     generator: torch.Generator,  # on the images' device
     **views,  # jitter_strength, blur, min_scale, grey_probability, as for `draw_views`
 ) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1]
-    "One random view of each image, with parameters of its own."
+    "Return one random view of each image, with parameters of its own."
     return make_views(images, draw_views(len(images), images.shape[-1], generator, **views))
 
 
@@ -321,34 +286,15 @@ def two_views(
     share: tuple[int, int] = (0, 1),  # which of how many equal parts of a batch the images are
     **views,  # as for `draw_views`
 ) -> torch.Tensor:  # (2N, 3, S, S), normalised: the first views of all images, then the second
-    "Two independent views of each image in one batch, ready for one forward pass."
+    "Return two independent views of each image in one batch, ready for one forward pass."
     both = torch.cat([images, images])
     part, parts = share
     drawn = draw_views(parts * len(both), both.shape[-1], generator, **views)
     if parts > 1:  # drawn for the whole batch, so that its views do not depend on how many share it
         drawn = {name: value.unflatten(0, (2, parts, -1))[:, part].flatten(0, 1) for name, value in drawn.items()}
-    out = torch.empty(both.shape, device=both.device, memory_format=torch.channels_last)
-
-    def scaled_views(images, drawn):
-        return _scale(apply_views(images, drawn, jitter))
-
-    return _in_blocks(scaled_views, both, drawn, out)
+    return make_views(both, drawn, jitter, scaled=True)
 
 # %% ../nbs/1_augmentations.ipynb #33089ca4
-def _moved_masks(
-    masks: torch.Tensor,  # (N, S, S), uint8 trimaps
-    drawn: dict,  # as `draw_views` gives
-) -> torch.Tensor:  # (N, S, S), uint8
-    "Crop, resize and flip each mask, every value one of its own."
-    n, size = masks.shape[:2]
-    share = (torch.arange(size, device=masks.device) + 0.5) / size
-    mirrored = torch.where(drawn["flip"].unsqueeze(1), 1 - share, share)
-    row = (drawn["top"].unsqueeze(1) + drawn["height"].unsqueeze(1) * share).long()
-    column = (drawn["left"].unsqueeze(1) + drawn["width"].unsqueeze(1) * mirrored).long()
-    each = torch.arange(n, device=masks.device).view(-1, 1, 1)
-    return masks[each, row.unsqueeze(2), column.unsqueeze(1)]
-
-
 def random_pairs(
     images: torch.Tensor,  # (N, 3, S, S), uint8
     masks: torch.Tensor,  # (N, S, S), uint8 trimaps
@@ -356,51 +302,38 @@ def random_pairs(
     min_scale: float = 0.5,  # smallest crop, as a share of the area
     jitter_strength: float = 0.4,
 ):  # images (N, 3, S, S), float32 in [0, 1]; masks (N, S, S), uint8
-    "Crop, resize and flip image and mask alike; jitter the image's colours."
+    "Return image and mask cropped, resized and flipped alike, and the image's colours jittered."
     check_range("min_scale", min_scale, 0, 1, open_low=True)
     n, size = masks.shape[:2]
     drawn = draw_views(n, size, generator, jitter_strength, blur=False, min_scale=min_scale, grey_probability=0)
-    return make_views(images, drawn), _moved_masks(masks, drawn)
+    share = (torch.arange(size, device=masks.device) + 0.5) / size
+    mirrored = torch.where(drawn["flip"].unsqueeze(1), 1 - share, share)
+    row = (drawn["top"].unsqueeze(1) + drawn["height"].unsqueeze(1) * share).long()
+    column = (drawn["left"].unsqueeze(1) + drawn["width"].unsqueeze(1) * mirrored).long()
+    each = torch.arange(n, device=masks.device).view(-1, 1, 1)
+    return make_views(images, drawn), masks[each, row.unsqueeze(2), column.unsqueeze(1)]
 
 # %% ../nbs/1_augmentations.ipynb #276591eb
-def check_augmentations(
+def run_augmentations(
     params: dict,  # as the parameters cell of 1_augmentations has them
-):
-    "Raise `ValueError` at the first value that makes no sense, before anything is loaded."
+):  # matplotlib's figure: eight images in a row, and below each three random views of it
+    "Show views of a data set; write views.png, params.yaml and metrics.json to `out_dir`."
     check_range("image_size", params["image_size"], 16)
     check_range("jitter_strength", params["jitter_strength"], 0)
     check_range("seed", params["seed"], 0)
-
-
-def show_views(
-    data: ImageData,
-    params: dict,  # as the parameters cell of 1_augmentations has them
-):  # matplotlib's figure
-    "Eight images in a row, and below each three random views of it."
-    rng = np.random.default_rng(params["seed"])
-    chosen = np.sort(rng.choice(len(data), min(8, len(data)), replace=False))
-    originals = torch.from_numpy(data.images[chosen])
-    strength = params["jitter_strength"]
-    generator = generator_for(params["seed"], "views")
-    views = random_views(originals.repeat(3, 1, 1, 1), generator, jitter_strength=strength, blur=params["blur"])
-    return show_images(torch.cat([originals / 255, views]), columns=len(chosen))
-
-# %% ../nbs/1_augmentations.ipynb #110076a4
-def run_augmentations(
-    params: dict,  # as the parameters cell of 1_augmentations has them
-):
-    "Draw views of a data set; write views.png, params.yaml and metrics.json to `out_dir`."
-    import matplotlib.pyplot as plt
-
-    check_augmentations(params)
-    with Run("augmentations", params) as run:
+    with RunFolder("augmentations", params) as run:
         data = load_data(params["dataset"], params["image_size"], params["data_root"], max_images=256)
         run.claim(images=data.fingerprint)
-        if run.finished: return
-        figure = show_views(data, params)
+        rng = np.random.default_rng(params["seed"])
+        chosen = np.sort(rng.choice(len(data), min(8, len(data)), replace=False))
+        originals = torch.from_numpy(data.images[chosen])
+        how = {"jitter_strength": params["jitter_strength"], "blur": params["blur"]}
+        views = random_views(originals.repeat(3, 1, 1, 1), generator_for(params["seed"], "views"), **how)
+        figure = show_images(torch.cat([originals / 255, views]), columns=len(chosen))
+        if run.finished: return figure
         write_atomic(run.folder / "views.png", lambda path: figure.savefig(path, dpi=100))
-        plt.close(figure)
         run.finish({"n_images": len(data)})
+    return figure
 
 # %% ../nbs/1_augmentations.ipynb #b84a1edc
 dataset = "synthetic"  # synthetic, synthetic_objects, pets, cifar10, cats_vs_dogs, or a folder of images

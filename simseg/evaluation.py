@@ -17,7 +17,7 @@ import torch
 from .base.files import read_csv, read_json, resolve_path, write_atomic, write_csv
 from .base.parameters import check_range
 from .base.provenance import file_fingerprint
-from .base.run import Run
+from .base.run import RunFolder
 from .images.data import ImageData, to_device
 from .images.masks import class_names, make_targets
 from .images.splits import split_data
@@ -127,7 +127,7 @@ def run_evaluation(
     check_threshold(params["threshold"])
     check_range("seed", params["seed"], 0)
     check_range("threads", params["threads"], 1)
-    with Run("evaluation", params) as run:
+    with RunFolder("evaluation", params) as run:
         model, preprocessing = load_model(params["model_dir"])
         reading = reading_of(params)
         if params["dataset"] not in DATASETS: reading["classes"] = params["classes"] or preprocessing["classes"]

@@ -29,7 +29,7 @@ from .base.parameters import check_choice, check_range
 from .base.machine import COMPILE, compile_model, generator_for, progress, seed_for
 from .base.provenance import file_fingerprint
 from .base.checkpoint import KEEP, Kept, Checkpoint
-from .base.run import Run, check_finite, check_made
+from .base.run import RunFolder, check_finite, check_made
 from .images.data import take, to_device
 from .images.masks import BORDERS, make_targets, n_channels, parse_classes
 from .images.splits import split_data
@@ -314,7 +314,7 @@ def run_unet(
 ) -> list[dict]:  # the history
     "Fine-tune; write model/, history.csv, params.yaml and metrics.json to `out_dir`."
     check_unet(params)
-    with Run("unet", params, SEEDED) as run:
+    with RunFolder("unet", params, SEEDED) as run:
         device = run.accelerator.device
         reading = reading_of(params)
         data = load_pairs(params["dataset"], params["image_size"], params["data_root"], params["max_images"], **reading)
@@ -330,7 +330,7 @@ def run_unet(
         indices = [torch.from_numpy(images) for images in (part.train, part.val, unlabelled)]
         training_set = TrainingSet(to_device(data.images, device), to_device(data.masks, device), *indices)
         kept = Kept(params["keep"])
-        run.follow(finetune(model, training_set, params, run.accelerator, kept, run.state))
+        run.fit(finetune(model, training_set, params, run.accelerator, kept, run.state))
         epoch = {"kept_epoch": 0}
         if run.history:
             model.load_state_dict(kept.weights)

@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter
 
 from simseg.images.files import open_image, read_image
 from simseg.images.folders import turn_like
-from simseg.images.masks import BACKGROUND, FOREGROUND, as_trimap, mask_values
+from simseg.images.masks import BACKGROUND, FOREGROUND, as_trimap
 
 SECONDS = 30  # that a single file may take, however slow the machine
 MODES = {  # mode → formats that can hold it
@@ -96,8 +96,8 @@ class Drawn:
     def check_mask(self):
         "Read it as a mask; a whole one must be what was drawn."
         stored = open_image(self.path)
-        values = mask_values(turn_like(stored, Image.new("RGB", stored.size), self.path, self.path), self.path)
-        found = as_trimap(values, self.path, compression=stored.format if self.lossy else "")
+        mask = turn_like(stored, Image.new("RGB", stored.size), self.path, self.path)
+        found = as_trimap(mask, self.path, compression=stored.format if self.lossy else "")
         assert set(np.unique(found)) <= {FOREGROUND, BACKGROUND}
         if self.kind != "whole" or self.turned: return
         assert self.lossy or np.array_equal(found == FOREGROUND, self.grey > 0), "not what was drawn"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import small
+from conftest import evaluation_params, pretrainings, simclr_params, small, study_cells, unet_params
 from PIL import Image
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
@@ -23,7 +23,6 @@ from simseg.learning.metrics import class_stats, count_batch, summarise
 from simseg.tools.predict import predict, predict_files
 from simseg.evidence.tables import class_table, confusion_matrix
 from simseg.simclr import run_simclr
-from simseg.study.grid import evaluation_params, pretrainings, simclr_params, study_cells, unet_params
 from simseg.study.files import check_study
 from simseg.study.results import collect_counts, collect_images, collect_results
 from simseg.unet import load_model, run_unet
@@ -161,7 +160,7 @@ def test_a_file_beside_the_masks_names_them(name, text, tmp_path):
 
 
 @pytest.mark.parametrize("classes, sentence", [
-    ("", r"holds the values 0, 1, 255; .*several classes are to be named.*simseg classes FOLDER"),
+    ("", r"holds 0 \(.*\), 1 \(.*\), 255 \(.*several classes are to be named.*simseg classes FOLDER"),
     ("cat=1 dog=2", r"00.png holds 255 \(2.08%\), which no class names; the classes are cat=1 dog=2"),
     ("cat=1 ignore=255", r"01.png holds 2 \(.*%\), which no class names"),
     ("cat=#010101", r"holds #ffffff"), ("cat", "no name=value"), ("cat=1 cat=2", "name of its own"),

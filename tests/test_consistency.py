@@ -2,9 +2,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import small
+from conftest import small, unet_params
 
-from simseg import consistency, unet
+from simseg import unet
+from simseg.learning import consistency
 from simseg.learning.consistency import Consistency
 from simseg.base.files import read_json
 from simseg.base.config import read_yaml
@@ -14,7 +15,6 @@ from simseg.images.sets import load_pairs, reading_of
 from simseg.images.known import read_known
 from simseg.evaluation import run_evaluation
 from simseg.base.checkpoint import Kept
-from simseg.study.grid import unet_params
 from simseg.study.files import check_study
 from simseg.unet import run_unet
 

@@ -14,7 +14,7 @@ from simseg.images.sets import load_pairs
 from simseg.images.known import read_known
 from simseg.evaluation import run_evaluation
 from simseg.base.checkpoint import Checkpoint, check_saved
-from simseg.base.run import Run, read_state
+from simseg.base.run import RunFolder, read_state
 from simseg.simclr import run_simclr
 from simseg.study.files import begun_study, check_not_taken, check_study, note_origin
 from simseg.images.synthetic import make_synthetic
@@ -106,13 +106,13 @@ def test_a_run_whose_state_is_damaged_says_so_and_begins_anew(kind, stopped_unet
 
 # A finished run
 
-def toy_run(folder) -> Run:
+def toy_run(folder) -> RunFolder:
     "A run that leaves a file of each kind, without training."
     params = {"epochs": 2, "seed": 0, "device": "cpu", "precision": "fp32", "overwrite": False, "stop_after": 0}
-    with Run("unet", {**params, "out_dir": str(folder)}) as run:
+    with RunFolder("unet", {**params, "out_dir": str(folder)}) as run:
         run.claim(images="sheep")
         if run.finished: return run
-        run.follow({"epoch": epoch, "loss": 1 / epoch} for epoch in (1, 2))
+        run.fit({"epoch": epoch, "loss": 1 / epoch} for epoch in (1, 2))
         for name in ("encoder.safetensors", "learnt_from.safetensors", "per_image.csv", "model/model.safetensors"):
             (run.folder / name).parent.mkdir(exist_ok=True)
             (run.folder / name).write_bytes(name.encode() * 20)

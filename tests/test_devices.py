@@ -7,7 +7,7 @@ import types
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, study_cells
 from torch._subclasses import FakeTensorMode
 
 import simseg.augmentations
@@ -17,9 +17,8 @@ from simseg.learning.consistency import Consistency, follow
 from simseg.base.config import read_yaml
 from simseg.images.masks import BORDERS, make_targets
 from simseg.learning.losses import LOSSES, make_loss
-from simseg.learning.metrics import _count_classes, count_batch
+from simseg.learning.metrics import count_batch
 from simseg.simclr import OPTIMIZERS, SimCLR, make_optimizer
-from simseg.study.grid import study_cells
 from simseg.study.files import check_study
 
 GPU = torch.device("cuda")
@@ -87,8 +86,9 @@ def test_an_epoch_of_pretraining_waits_once(gpu, name, images_lie):
     optimizer = make_optimizer(model, name, 0.1, 1e-6)
     schedule = simclr.make_schedule(optimizer, 4, 1)
     order = torch.arange(16, device=images_lie)
-    line = waits_at(simclr.train_epoch, model, model, simclr.jitter_colour, pictures(16, images_lie), order, 8, 0.1,
-                    optimizer, schedule, ACCELERATOR, GENERATOR)
+    params = {"batch_size": 8, "temperature": 0.1}
+    line = waits_at(simclr.train_epoch, model, model, pictures(16, images_lie), order, params, schedule, ACCELERATOR,
+                    lambda images: two_views(images, GENERATOR))
     assert line == "return torch.stack(losses).mean().item()"
 
 
@@ -129,7 +129,7 @@ def test_an_epoch_of_several_classes_waits_once(gpu, loss):
 
 def test_counting_several_classes_waits_when_all_is_counted(gpu):
     logits = torch.rand(8, 3, 64, 64, device=GPU)
-    for border in BORDERS: assert waits_at(_count_classes, logits, make_targets(trimaps(), border)).startswith("return")
+    for border in BORDERS: assert waits_at(count_batch, logits, make_targets(trimaps(), border)).startswith("return")
 
 
 def test_counting_waits_when_all_is_counted(gpu):

@@ -1,16 +1,14 @@
 "One pretraining by several processes: what it learns is what one would learn, and it ends when it should."
-import json
 import signal
-import subprocess
-import sys
 
 import psutil
 import pytest
 import torch
-from conftest import small
+from conftest import small, torchrun
 from safetensors.torch import load_file
 
 import simseg.simclr
+from simseg.base.files import read_csv
 from simseg.base.machine import generator_for
 from simseg.base.run import read_state
 from simseg.learning.processes import share_batch_norm
@@ -111,98 +109,88 @@ TWENTY = {"max_images": 178, "batch_size": 8, "image_size": 64, "epochs": 1, "wa
           "precision": "fp32"}
 
 
-def weights_after(out_dir, **changed) -> torch.Tensor:
+def run_two(params: dict, *program: str):
+    "A run of two processes that ends well."
+    run = torchrun(2, params, *program)
+    _, errors = run.communicate()
+    assert run.returncode == 0, errors[-3000:]
+
+
+def weights(out_dir) -> torch.Tensor:
     "All weights of an encoder, in one vector."
-    run_simclr(small("simclr", out_dir, **{**TWENTY, **changed}))
     saved = load_file(out_dir / "encoder.safetensors")
     return torch.cat([value.flatten() for name, value in saved.items() if name.endswith(("weight", "bias"))])
 
 
-def test_twenty_steps_of_two_processes_end_where_one_does(tmp_path, monkeypatch):
+def test_twenty_steps_of_two_processes_end_where_one_does(tmp_path):
     "Weights of the same file, by how far they moved; without gradients through the gather they end elsewhere."
-    start = weights_after(tmp_path / "start", epochs=0)
-    one = weights_after(tmp_path / "one")
-    two = weights_after(tmp_path / "two", processes=2)
+    run_simclr(small("simclr", tmp_path / "start", **{**TWENTY, "epochs": 0}))
+    run_simclr(small("simclr", tmp_path / "one", **TWENTY))
+    run_two(small("simclr", tmp_path / "two", **TWENTY))
+    program = tmp_path / "broken.py"
+    program.write_text(f"{WITHOUT_GRADIENTS}\nimport sys\nfrom simseg.tools.command import main\n"
+                       "main(['pretrain', sys.argv[1]])\n")
+    run_two(small("simclr", tmp_path / "broken", **TWENTY), str(program))
+    start, one, two, broken = [weights(tmp_path / name) for name in ("start", "one", "two", "broken")]
     moved = (one - start).norm()
     assert (two - one).norm() < 0.05 * moved
-    monkeypatch.setattr(simseg.simclr, "MEMBER", f"{WITHOUT_GRADIENTS}\nsimseg.simclr.run_member()")
-    broken = weights_after(tmp_path / "broken", processes=2)
     assert (broken - one).norm() > 0.2 * moved
 
 
 # A run: its folder, its end
 
+def losses(out_dir) -> list: return read_csv(out_dir / "history.csv")["loss"].tolist()
+
+
 def test_two_processes_go_on_where_they_were_stopped(tmp_path):
     "The same bytes as those that nobody stopped; one process may go on, too."
-    params = {"epochs": 3, "processes": 2, "precision": "fp32"}
-    whole = run_simclr(small("simclr", tmp_path / "whole", **params))
-    run_simclr(small("simclr", tmp_path / "parts", **params, stop_after=1))
+    params = {"epochs": 3, "precision": "fp32"}
+    run_two(small("simclr", tmp_path / "whole", **params))
+    run_two(small("simclr", tmp_path / "parts", **params, stop_after=1))
     assert read_state(tmp_path / "parts")["state"] == "stopped"
-    history = run_simclr(small("simclr", tmp_path / "parts", **params))
-    assert [row["loss"] for row in history] == [row["loss"] for row in whole]
+    run_two(small("simclr", tmp_path / "parts", **params))
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     for name in ("encoder.safetensors", "metrics.json"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    again = run_simclr(small("simclr", tmp_path / "whole", **{**params, "processes": 1}))  # it is finished
-    assert len(again) == 3
-    run_simclr(small("simclr", tmp_path / "one", **params, stop_after=2))
-    history = run_simclr(small("simclr", tmp_path / "one", **{**params, "processes": 1}))
-    assert len(history) == 3 and history[1]["loss"] == whole[1]["loss"]
+    assert len(run_simclr(small("simclr", tmp_path / "whole", **params))) == 3  # it is finished
+    run_two(small("simclr", tmp_path / "one", **params, stop_after=2))
+    history = run_simclr(small("simclr", tmp_path / "one", **params))
+    assert len(history) == 3 and history[1]["loss"] == losses(tmp_path / "whole")[1]
 
 
 def test_two_processes_go_on_with_the_depth_that_chance_gave(tmp_path):
     "Which layers are dropped is drawn from a state that is kept, too; smp's lite0 drops some, and leaves some unused."
-    params = {"epochs": 2, "processes": 2, "precision": "fp32", "encoder_name": "timm-tf_efficientnet_lite0",
-              "max_images": 41, "learning_rate": 0.01, "val_fraction": 0.2}
-    run_simclr(small("simclr", tmp_path / "whole", **params))
-    for stop_after in (1, 0): run_simclr(small("simclr", tmp_path / "parts", **params, stop_after=stop_after))
+    params = {"epochs": 2, "precision": "fp32", "encoder_name": "timm-tf_efficientnet_lite0", "max_images": 41,
+              "learning_rate": 0.01, "val_fraction": 0.2}
+    run_two(small("simclr", tmp_path / "whole", **params))
+    for stop_after in (1, 0): run_two(small("simclr", tmp_path / "parts", **params, stop_after=stop_after))
     parts = [(tmp_path / name / "encoder.safetensors").read_bytes() for name in ("parts", "whole")]
     assert parts[0] == parts[1]
 
 
-def test_what_the_first_process_refuses_is_said_here(tmp_path):
-    with pytest.raises(ValueError, match="batch_size=16 is shared by processes=3; take a batch_size that this divides"):
-        run_simclr(small("simclr", tmp_path, processes=3))
-    with pytest.raises(ValueError, match="only 58 images to train on"):
-        run_simclr(small("simclr", tmp_path, processes=2, batch_size=60))
-    with pytest.raises(ValueError, match="collapsed in epoch"):
-        run_simclr(small("simclr", tmp_path / "hot", processes=2, epochs=5, optimizer="adamw", learning_rate=1.0))
-    assert read_state(tmp_path / "hot")["state"] == "failed"
+REFUSED = {  # sentence → what is wrong
+    "batch_size=15 is shared by 2 processes; take a batch_size that this divides": {"batch_size": 15},
+    "only 58 images to train on": {"batch_size": 60},
+    "collapsed in epoch": {"epochs": 5, "optimizer": "adamw", "learning_rate": 1.0},
+}
 
 
-LONG = """
-import json, signal, sys
-from simseg.simclr import run_simclr
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background takes away
-run_simclr(json.loads(sys.argv[1]))
-"""
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_what_one_process_refuses_ends_all_with_its_sentence(sentence, tmp_path):
+    run = torchrun(2, small("simclr", tmp_path / "out", **REFUSED[sentence]))
+    _, errors = run.communicate()
+    assert run.returncode != 0
+    assert any(line.startswith("simseg: ") and sentence in line for line in errors.splitlines()), errors[-3000:]
+    if "batch_size=15" not in sentence: assert read_state(tmp_path / "out")["state"] == "failed"
 
 
-@pytest.fixture
-def long_run(tmp_path):
-    "A run of two processes that has had an epoch, and whose end nobody will wait for; the processes it started."
-    params = small("simclr", tmp_path / "out", epochs=500, processes=2)
-    command = [sys.executable, "-c", LONG, json.dumps(params)]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def test_stopped_by_hand_what_they_learnt_is_kept(tmp_path):
+    run = torchrun(2, small("simclr", tmp_path / "out", epochs=500))
     assert any(line.startswith("epoch 1/") for line in run.stdout)
     started = psutil.Process(run.pid).children(recursive=True)
-    assert len(started) == 3  # the launcher and two
-    yield run, started, tmp_path / "out"
-    for process in psutil.wait_procs(started, timeout=0)[1]: process.kill()
-    run.kill()
-
-
-def test_stopped_by_hand_what_they_learnt_is_kept(long_run):
-    run, started, out = long_run
     run.send_signal(signal.SIGINT)
     said, _ = run.communicate()
-    assert run.returncode == 0 and "Stopped after epoch" in said
-    assert read_state(out)["state"] == "stopped"
-    assert (out / "encoder.safetensors").is_file()
+    assert "Stopped after epoch" in said
+    assert read_state(tmp_path / "out")["state"] == "stopped"
+    assert (tmp_path / "out" / "encoder.safetensors").is_file()
     psutil.wait_procs(started)
-
-
-def test_they_end_with_the_process_that_started_them(long_run):
-    run, started, out = long_run
-    run.kill()
-    psutil.wait_procs(started)  # for as long as it takes
-    assert read_state(out)["state"] == "cut off"

@@ -54,11 +54,11 @@ def kill(process):
     process.communicate()
 
 
-def note_sittings(sittings: dict, folder):
-    "Add each training's log to those of its earlier sittings, unless it is the last of them."
+def collect_logs(logs_of: dict, folder):
+    "Add each training's log to those of its earlier calls, unless it is the last of them."
     for log in folder.glob("*/**/log.txt"):
         text = log.read_text()
-        known = sittings.setdefault(str(log.parent.relative_to(folder)), [])
+        known = logs_of.setdefault(str(log.parent.relative_to(folder)), [])
         if not known or known[-1] != text: known.append(text)
 
 
@@ -73,21 +73,21 @@ def test_ten_kills_leave_no_trace(make_study):
     print(f"kills drawn with seed {seed}")
     chance = random.Random(seed)
     file, killed = make_study("killed", STUDY)
-    sittings = {}
+    logs_of = {}
     for _ in range(KILLS):
         process = start(file)
         time.sleep(chance.uniform(0, longest / 2))
         kill(process)
-        note_sittings(sittings, killed)
+        collect_logs(logs_of, killed)
     process = start(file)
     said, _ = process.communicate()
     assert process.returncode == 0, said[-3000:]
-    note_sittings(sittings, killed)
+    collect_logs(logs_of, killed)
     assert results(killed) == results(undisturbed) and len(results(killed)) > 15
-    for run, logs in sittings.items():
+    for run, logs in logs_of.items():
         epochs = [int(epoch) for log in logs for epoch in re.findall(r"^epoch (\d+)/", log, re.M)]
         assert epochs == sorted(set(epochs)), f"{run} trained an epoch again: {epochs}"
-    assert any(len(logs) > 1 for logs in sittings.values()), "no kill hit a training"
+    assert any(len(logs) > 1 for logs in logs_of.values()), "no kill hit a training"
 
 
 LARGE = """

@@ -12,8 +12,8 @@ import yaml
 from conftest import small
 from PIL import Image
 
-from simseg import run as simseg_run
 from simseg import simclr, unet
+from simseg.base import files
 from simseg.base.run import read_state
 from simseg.simclr import run_simclr
 from simseg.images.synthetic import make_synthetic
@@ -61,7 +61,7 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_that_died_after_its_metrics_is_finished(tmp_path):
-    "What was left to do was to let its state go and to say so."
+    "All that was left to do was to remove its checkpoint and to write that it is done."
     run_unet(small("unet", tmp_path, epochs=1))
     (tmp_path / "checkpoint.pt").touch()
     (tmp_path / "state.json").write_text('{"state": "running"}')
@@ -149,7 +149,7 @@ def test_params_yaml_is_there_before_training(stage, tmp_path, untrained):
 @pytest.mark.parametrize("stage", RUNS)
 def test_a_full_disk_is_noticed_before_training(stage, tmp_path, untrained, monkeypatch):
     usage = namedtuple("usage", "total used free")(2_000_000, 1_000_000, 1_000_000)
-    monkeypatch.setattr(simseg_run.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(ValueError, match="has 1 MB free, but training this model takes .* MB; make room"):
         RUNS[stage](small(stage, tmp_path))
     assert not (tmp_path / "params.yaml").exists()
@@ -213,7 +213,7 @@ def test_losses_go_to_tensorboard(tmp_path):
     assert list((tmp_path / "tracker").rglob("events.out.tfevents.*"))
 
 
-# Stopped, and gone on with
+# Stopped, and resumed
 
 SIX_EPOCHS = {
     "simclr": {"epochs": 6},

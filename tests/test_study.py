@@ -9,14 +9,13 @@ import nbformat
 import numpy as np
 import pytest
 import yaml
-from conftest import BIN, ROOT, with_our_commands
+from conftest import BIN, ROOT, pretrainings, simclr_params, study_cells, unet_params, with_our_commands
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from simseg.study.batch import batch_cells
 from simseg.base.files import read_csv
 from simseg.base.parameters import check_known, check_types, parameter_defaults
-from simseg.study.grid import pretrainings, simclr_params, study_cells, unet_params
 from simseg.study.files import check_study
 from simseg.images.synthetic import make_synthetic
 from simseg.unet import run_unet
@@ -183,15 +182,15 @@ def test_what_failed_leaves_a_hole_with_its_sentence(finished_study):
     file, images = finished_study
     out = ROOT / "outputs" / yaml.safe_load(file.read_text())["name"]
     photos = shutil.copytree(images / "images", images.with_name("photos"))
-    (photos / "3.png").write_bytes(b"")
-    encoders = f"encoders: {{scratch: , bad: {{dataset: {photos}, batch_size: 2, epochs: 0, max_unreadable: 0.0}}}}"
+    for name in ("3.png", "4.png"): (photos / name).write_bytes(b"")  # more than a tenth
+    encoders = f"encoders: {{scratch: , bad: {{dataset: {photos}, batch_size: 2, epochs: 0}}}}"
     file.write_text(file.read_text().replace("encoders: {scratch: }", encoders))
     code, said = snakemake("--configfile", file)
     assert code == 1
-    assert "1 of 2 cells are evaluated\nfailed: simclr bad seed 0: 1 of 12 images of" in said
+    assert "1 of 2 cells are evaluated\nfailed: simclr bad seed 0: 2 of 12 images of" in said
     assert len(read_csv(out / "results.csv")) == 1
     assert "failed: simclr bad seed 0" in (out / "report.html").read_text(encoding="utf-8")
-    shutil.copy(images / "images" / "3.png", photos)
+    for name in ("3.png", "4.png"): shutil.copy(images / "images" / name, photos)
     (out / "uses.csv").touch()  # as a study leaves it that had consistency before its file was changed
     code, said = snakemake("--configfile", file)
     assert code == 0, said[-3000:]
@@ -217,7 +216,6 @@ image_size: 32
 label_ratios: [0.8, 5.0e-5]
 seeds: [0]
 encoders: {scratch: , animals: {dataset: synthetic}}
-simclr: {processes: 2}
 unet: {dataset: synthetic}
 device: cpu
 resources: {unet: {gpu: 1, runtime: 77, mem_mb: 4000}}
@@ -279,7 +277,8 @@ def test_each_run_sees_a_gpu_of_its_own(tmp_path):
 
 def test_code_is_noticed_and_what_is_said_of_it_is_not(checkout, tmp_path):
     "In a copy of the library, of which a comment, a docstring, and then a figure is changed."
-    asked = "from simseg.base.provenance import code_fingerprint; print(code_fingerprint('simclr'), code_fingerprint('unet'))"
+    asked = ("from simseg.base.provenance import code_fingerprint as code; "
+             "print(code('simclr'), code('unet'))")
 
     def fingerprints():
         environment = {**os.environ, "PYTHONPATH": str(checkout)}

@@ -10,7 +10,7 @@ import nbformat
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, small, with_our_commands
+from conftest import ROOT, small, torchrun, with_our_commands
 
 from simseg.base.machine import check_torch, make_accelerator
 from simseg.evaluation import run_evaluation
@@ -37,7 +37,7 @@ def hostile(home) -> dict:
     left = {
         # of launchers and other jobs
         "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "203.0.113.1",
-        "MASTER_PORT": "29500", "GROUP_RANK": "1", "TORCHELASTIC_RUN_ID": "other", "PET_NNODES": "3",
+        "MASTER_PORT": "29500", "GROUP_RANK": "1", "PET_NNODES": "3",
         "PMI_RANK": "1", "PMI_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
         "OMPI_COMM_WORLD_LOCAL_RANK": "1", "MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2",
         "SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7",
@@ -143,18 +143,18 @@ def test_a_run_in_a_notebook_or_script_takes_nothing_from_the_environment(kind, 
     assert all(os.environ[name] == value for name, value in IN_PROCESS[kind].items())
 
 
-def test_several_processes_are_their_own_whatever_another_job_left(tmp_path, monkeypatch):
-    params = {"epochs": 1, "processes": 2, "precision": "fp32"}
-    run_simclr(small("simclr", tmp_path / "quiet", **params))
-    for kind in ("another job", "PMI", "Open MPI", "threads", "accumulation"):
-        for name, value in IN_PROCESS[kind].items(): monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PET_NNODES", "3")
-    run_simclr(small("simclr", tmp_path / "noise", **params))
+def test_several_processes_are_their_own_whatever_another_job_left(tmp_path):
+    noise = {}
+    for kind in ("another job", "PMI", "Open MPI", "threads", "accumulation"): noise |= IN_PROCESS[kind]
+    for name, environment in {"quiet": {}, "noise": noise}.items():
+        run = torchrun(2, small("simclr", tmp_path / name, epochs=1, precision="fp32"), **environment)
+        _, errors = run.communicate()
+        assert run.returncode == 0, errors
     assert figures(tmp_path / "noise") == figures(tmp_path / "quiet")
 
 
 def test_the_number_of_threads_is_a_parameter(tmp_path):
-    "It is written down, and a run is not gone on with by another number."
+    "It is written down, and a run is not resumed with another number."
     run_unet(small("unet", tmp_path, epochs=2, stop_after=1, threads=2))
     assert "threads: 2" in (tmp_path / "params.yaml").read_text()
     with pytest.raises(ValueError, match=r"holds another run \(threads 2, here 1\)"):
@@ -191,7 +191,8 @@ def test_only_a_process_that_torchrun_started_reads_rank(monkeypatch):
     assert not torch.distributed.is_initialized()
     make_accelerator("cpu", "fp32")
     assert not torch.distributed.is_initialized()
-    make_accelerator("cpu", "fp32", launched=True)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert make_accelerator("cpu", "fp32", launched=True).gradient_accumulation_steps == 1
     assert torch.distributed.is_initialized()
     torch.distributed.destroy_process_group()
     make_accelerator("cpu", "fp32")

@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from conftest import evaluation_params, pretrainings, run_dir, simclr_params, study_cells, unet_params
+
 from simseg.evidence.comparisons import compare_arms, compare_uses, encoder_pairs, uses_table
 from simseg.base.files import read_json, write_csv, write_json
 from simseg.base.config import read_yaml, write_yaml
@@ -14,7 +16,6 @@ from simseg.evidence.tables import print_results
 from simseg.evidence.record import record_study
 from simseg.simclr import run_simclr
 from simseg.evidence.statistics import compare
-from simseg.study.grid import evaluation_params, pretrainings, run_dir, simclr_params, study_cells, unet_params
 from simseg.study.files import check_study
 from simseg.study.results import collect_counts, collect_results
 from simseg.unet import run_unet
@@ -84,7 +85,7 @@ def test_a_study_without_consistency_has_no_uses():
 def test_one_run_on_a_faster_machine_does_not_move_the_minutes(monkeypatch):
     study = check_study({**STUDY, "seeds": [0, 1, 2]})
     minutes = {"scratch-augmented": [2, 2, 2], "scratch-agreeing": [10, 10, 0.1]}
-    monkeypatch.setattr("simseg.evidence.comparisons._cost", lambda study, arm, ratio, seed: (minutes[arm][seed], 320))
+    monkeypatch.setattr("simseg.evidence.comparisons._cost", lambda run: (minutes[run.arm][run.seed], 320))
     counts = {(arm, 0.4): ([0, 1, 2], np.ones((3, 9, 2))) for arm in minutes}
     uses = compare_uses(study, counts)
     assert uses["minutes"].tolist() == [8] and uses["images_seen"].tolist() == [320]

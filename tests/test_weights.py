@@ -13,16 +13,16 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from conftest import small
+from conftest import pretrainings, small, unet_params
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 from torchvision.models import get_model, resnet18
 
-from simseg import predict
+from simseg.tools import export
 from simseg.learning.consistency import unremembered
 from simseg.tools.command import main
 from simseg.simclr import run_simclr
-from simseg.study.grid import MINIATURE, pretrainings, unet_params
+from simseg.study.grid import MINIATURE, Run
 from simseg.study.files import check_study
 from simseg.study.resources import run_resources
 from simseg.learning.encoders import load_encoder, make_encoder, read_weights
@@ -362,7 +362,7 @@ def test_a_study_of_another_encoder_knows_what_its_runs_take():
     "As much as the largest that was measured."
     study = check_study({**MINIATURE, "encoder_name": "tu-tf_efficientnet_lite0"})
     largest = check_study({**MINIATURE, "encoder_name": "resnet152"})
-    asked = [run_resources(each, "unet", "scratch", 0, 0.8) for each in (study, largest)]
+    asked = [run_resources(Run(each, "unet", "scratch", ratio=0.8)) for each in (study, largest)]
     assert asked[0] == asked[1]
 
 
@@ -439,9 +439,9 @@ def test_a_model_leaves_as_onnx(tmp_path, capsys):
 
 def test_an_export_that_is_wrong_is_said(tmp_path, monkeypatch):
     save_model(make_unet("scratch", "resnet18"), tmp_path / "model", {"image_size": 64})
-    monkeypatch.setattr(predict, "_onnx_difference", lambda path, model, pixels: 0.2)
+    monkeypatch.setattr(export, "_onnx_difference", lambda path, model, pixels: 0.2)
     with pytest.raises(ValueError, match="other probabilities than PyTorch, by 0.200; do not use it"):
-        predict.export_onnx(tmp_path / "model", tmp_path / "model.onnx")
-    monkeypatch.setattr(predict, "find_spec", lambda name: None)
+        export.export_onnx(tmp_path / "model", tmp_path / "model.onnx")
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="takes onnx, onnxscript, onnxruntime: pip install"):
-        predict.export_onnx(tmp_path / "model", tmp_path / "model.onnx")
+        export.export_onnx(tmp_path / "model", tmp_path / "model.onnx")

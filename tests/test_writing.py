@@ -16,13 +16,13 @@ from PIL import Image
 from test_status import pretend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from simseg import predict
 from simseg.augmentations import normalise
 from simseg.tools.command import main
 from simseg.base.files import write_atomic
 from simseg.base.config import write_yaml
 from simseg.images.cache import clear_cache, list_cache
 from simseg.images.sets import load_data
+from simseg.tools import export, predict
 from simseg.tools.predict import predict_files
 from simseg.tools.export import export_onnx
 from simseg.base.run import RUN_FILES, clear_run
@@ -63,8 +63,8 @@ def model(tmp_path_factory):
 def quick(model, monkeypatch):
     "Models are opened once, and ONNX is a file of a few bytes."
     opened = load_model(model)
-    monkeypatch.setattr(predict, "load_model", lambda *arguments: opened)
-    monkeypatch.setattr(predict, "_onnx_difference", lambda *arguments: 0.0)
+    for room in (predict, export): monkeypatch.setattr(room, "load_model", lambda *arguments: opened)
+    monkeypatch.setattr(export, "_onnx_difference", lambda *arguments: 0.0)
 
     class Program:
         def save(self, path): path.write_bytes(b"onnx")
@@ -292,7 +292,7 @@ def test_an_export_replaces_nothing(path, quick, place, monkeypatch, capsys):
 
 @pytest.mark.parametrize("difference", [0.2, float("nan")])
 def test_an_export_whose_check_failed_is_not_kept(difference, quick, place, monkeypatch):
-    monkeypatch.setattr(predict, "_onnx_difference", lambda *arguments: difference)
+    monkeypatch.setattr(export, "_onnx_difference", lambda *arguments: difference)
     text(place / "there.onnx")
     before = seen(place)
     for name, overwrite in [("new.onnx", False), ("there.onnx", True)]:
@@ -301,7 +301,8 @@ def test_an_export_whose_check_failed_is_not_kept(difference, quick, place, monk
 
 
 FIRST = {
-    "the command": "import sys; from simseg.tools.command import main; main(['export', sys.argv[1], '--onnx', sys.argv[2]])",
+    "the command": "import sys; from simseg.tools.command import main; "
+                   "main(['export', sys.argv[1], '--onnx', sys.argv[2]])",
     "the function": "import sys; from simseg.tools.export import export_onnx; print(export_onnx(*sys.argv[1:]))",
 }
 
@@ -411,7 +412,9 @@ def test_the_tutorial_on_own_data_leaves_a_study_file_as_it_is(workplace, capsys
         given = {"shared": {"label_ratios": [0.5], "encoders": {"scratch": None}}, "labelled": "pets", "classes": "",
                  "batch": 8, "data": range(300), "drawn": False}
         names = ("check_study", "repo_root", "write_yaml")
-        exec("from simseg.base.files import repo_root\nfrom simseg.base.config import write_yaml\nfrom simseg.study.files import check_study\n" + writes, given)
+        names = {"base.files": "repo_root", "base.config": "write_yaml", "study.files": "check_study"}
+        imports = "".join(f"from simseg.{room} import {name}\n" for room, name in names.items())
+        exec(imports + writes, given)
         assert given.keys() >= set(names)
         if expected: assert file.read_text() == expected and "is there already" in capsys.readouterr().out
         else: assert "label_ratios" in file.read_text()

@@ -14,17 +14,6 @@ import torch
 from .files import damaged, write_atomic
 
 # %% ../../nbs/base/checkpoint.ipynb #80556810
-def _state_of(part):
-    "What has to be kept of a part: a random stream knows other words for it than a model."
-    return part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
-
-
-def _set_state(part, state):
-    "Set a part to what was kept of it."
-    if isinstance(part, torch.Generator): part.set_state(state)
-    else: part.load_state_dict(state)
-
-# %% ../../nbs/base/checkpoint.ipynb #a648738a
 def check_saved(path: Path):
     "Raise `ValueError` where a file is not what `torch.save` wrote."
     try:
@@ -33,14 +22,11 @@ def check_saved(path: Path):
     except Exception as error: raise damaged(path, error) from error  # each damage has a class of its own
     if changed: raise damaged(path, f"{changed} does not fit its checksum")
 
-# %% ../../nbs/base/checkpoint.ipynb #41462148
-class Checkpoint:
-    "Everything that a training loop needs to go on after an epoch."
 
-    def __init__(
-        self,
-        path: Path | None = None,  # the file; None for a loop that nobody goes on with
-    ):
+class Checkpoint:
+    "Everything that a training loop needs to resume after an epoch."
+
+    def __init__(self, path: Path | None = None):  # None for a loop that is never resumed
         self.path = path
         self.parts = {}
         self.epoch = 0  # epochs that are done
@@ -50,7 +36,7 @@ class Checkpoint:
         self,
         **parts,  # name → model, optimizer, schedule, generator, or anything with `state_dict`; None is passed over
     ) -> int:  # the epoch to begin with, from 1
-        "Take hold of what changes while training; where a file is, set all of it to what the file says."
+        "Keep hold of what changes while training; where the file exists, set all of it to what the file holds."
         self.parts = {name: part for name, part in parts.items() if part is not None}
         if self.path is not None and self.path.exists(): self.restore()
         return self.epoch + 1
@@ -58,44 +44,37 @@ class Checkpoint:
     def restore(self):
         "Set everything to what it was after the last epoch that was saved."
         saved = torch.load(self.path, map_location="cpu", weights_only=True)
-        for name, part in self.parts.items(): _set_state(part, saved["parts"][name])
+        for name, part in self.parts.items():
+            load = part.set_state if isinstance(part, torch.Generator) else part.load_state_dict
+            load(saved["parts"][name])
         torch.set_rng_state(saved["random"])
         self.epoch = saved["epoch"]
         self.history = saved["history"]
 
-    def save(
-        self,
-        row: dict,  # of history, of the epoch that has just ended
-    ):
-        "Keep all of it, in one file that is replaced whole."
+    def save(self, row: dict):  # of history, of the epoch that has just ended
+        "Write all of it to one file, which is replaced whole."
         self.epoch = row["epoch"]
         self.history = [*self.history, row]
         if self.path is None: return
-        parts = {name: _state_of(part) for name, part in self.parts.items()}
+        parts = {name: part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
+                 for name, part in self.parts.items()}
         state = {"epoch": self.epoch, "history": self.history, "parts": parts, "random": torch.get_rng_state()}
         write_atomic(self.path, lambda path: torch.save(state, path))
 
-# %% ../../nbs/base/checkpoint.ipynb #f3a8289c
+# %% ../../nbs/base/checkpoint.ipynb #a648738a
 KEEP = ["best", "last"]
 
 
 class Kept:
     "The weights that a run keeps: those of the lowest validation loss, or of the last epoch."
 
-    def __init__(
-        self,
-        keep: str = "best",  # one of `KEEP`
-    ):
+    def __init__(self, keep: str = "best"):  # one of `KEEP`
         self.keep = keep
         self.loss = float("inf")
         self.weights = {}
 
-    def offer(
-        self,
-        loss: float,  # of this epoch, the lower the better
-        model: torch.nn.Module,
-    ):
-        "Keep a copy of the weights and statistics if the loss is lower than any before, or if the last epoch is kept."
+    def offer(self, loss: float, model: torch.nn.Module):
+        "Copy the weights and statistics if the loss is lower than any before, or if the last epoch is kept."
         if self.keep == "best" and not loss < self.loss: return
         self.loss = loss
         self.weights = {key: value.detach().clone() for key, value in model.state_dict().items()}

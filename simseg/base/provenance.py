@@ -23,22 +23,18 @@ from .files import repo_root
 from .machine import cpu_capabilities, seed_for
 
 # %% ../../nbs/base/provenance.ipynb #fd277a06
-def _git(*arguments: str) -> str:  # what it printed; empty without git or a repository
+def _git(*arguments: str) -> str:  # empty without git or a repository
     if not shutil.which("git"): return ""
     return subprocess.run(["git", *arguments], cwd=repo_root(), capture_output=True, text=True).stdout.strip()
 
 
-def git_commit() -> str:  # 40 hexadecimal digits, or "unknown" without git or a repository
-    "The commit that is checked out."
+def git_commit() -> str:
+    "Return the commit that is checked out, 40 hexadecimal digits, or \"unknown\" without git or a repository."
     return _git("rev-parse", "HEAD") or "unknown"
 
-# %% ../../nbs/base/provenance.ipynb #09475ac1
-def provenance(
-    accelerator,  # as `make_accelerator` gives
-    seed: int = 0,  # the run's seed
-    purposes: tuple[str, ...] = (),  # what it decides, as for `seed_for`
-) -> dict:
-    "Device and precision as resolved, seeds, versions, git commit and machine of this run."
+
+def provenance(accelerator, seed: int = 0, purposes: tuple[str, ...] = ()) -> dict:
+    "Return device and precision as resolved, the seed for each purpose, versions, git commit and machine of this run."
     packages = ["torch", "torchvision", "segmentation-models-pytorch", "timm", "accelerate", "numpy"]
     device = accelerator.device.type
     machine = [f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", cpu_capabilities().get("cpu_name")]
@@ -55,10 +51,8 @@ def provenance(
     }
 
 # %% ../../nbs/base/provenance.ipynb #8d57a62e
-def file_fingerprint(
-    path: str | Path,  # a file, or a folder, of which every file counts
-) -> str:  # 16 hexadecimal digits
-    "What a file holds, so that another one under the same name is noticed."
+def file_fingerprint(path: str | Path) -> str:  # 16 hexadecimal digits
+    "Return a hash of what a file holds, or of every file of a folder."
     path = Path(path)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
@@ -66,51 +60,38 @@ def file_fingerprint(
         with open(file, "rb") as opened: digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/base/provenance.ipynb #725c6eca
-def _without_docstrings(tree: ast.AST) -> str:
-    "A module's syntax tree in words."
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        documented = isinstance(body, list) and body and isinstance(body[0], ast.Expr)
-        if documented and isinstance(body[0].value, ast.Constant): node.body = body[1:]
-    return ast.dump(tree)
-
 
 @lru_cache(maxsize=16)
-def code_fingerprint(
-    stage: str,  # simclr, unet, …: a module of simseg
-) -> str:  # 16 hexadecimal digits; those of nothing for a stage that is none
-    "What the code of a stage does, whatever it says."
+def code_fingerprint(stage: str) -> str:  # 16 hexadecimal digits; those of nothing for a stage that does not exist
+    "Return a hash of what the code of a stage does: of simseg's module of that name and all that it imports."
     library = Path(find_spec("simseg").origin).parent
-    seen = {}
+    trees = {}
     waiting = [stage]
     while waiting:
         module = waiting.pop()
         file = library / f"{module.replace('.', '/')}.py"
-        if module in seen or not file.is_file(): continue
+        if module in trees or not file.is_file(): continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):  # one dot is the module's own folder, two the one above it
-            if not isinstance(node, ast.ImportFrom) or not node.level: continue
-            waiting.append(".".join([*module.split(".")[:-node.level], node.module]))
-        seen[module] = _without_docstrings(tree)
-    return hashlib.sha256(repr(sorted(seen.items())).encode()).hexdigest()[:16]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level:  # 1 is the module's own folder, 2 the one above it
+                waiting.append(".".join([*module.split(".")[:-node.level], node.module]))
+            documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node)
+            if documented: del node.body[0]
+        trees[module] = ast.dump(tree)
+    return hashlib.sha256(repr(sorted(trees.items())).encode()).hexdigest()[:16]
 
-# %% ../../nbs/base/provenance.ipynb #5c94a82c
+# %% ../../nbs/base/provenance.ipynb #725c6eca
 # parameters that say how a run is run, not what it is
-HOW_IT_RUNS = ["data_root", "device", "precision", "processes", "threads", "out_dir", "overwrite", "tracker",
-               "stop_after"]
-# of `ran_on`: what a run cannot go on without
+HOW_IT_RUNS = ["data_root", "device", "precision", "threads", "out_dir", "overwrite", "tracker", "stop_after"]
+# of `ran_on`: what a run cannot be resumed without
 BEGAN_WITH = ["stage", "code", "device", "precision", "threads", "images", "left_out", "encoder", "model"]
 
 
-def first_difference(
-    old: dict,  # a run's params.yaml
-    new: dict,  # the same of another
-) -> str:  # empty where they are one run
-    "The first thing in which two runs differ, in words."
-    asked = [name for name in {**old, **new} if name not in [*HOW_IT_RUNS, "ran_on"]]
-    for name in asked:
-        if old.get(name) != new.get(name): return f"{name}={old.get(name)!r}, here {name}={new.get(name)!r}"
+def first_difference(old: dict, new: dict) -> str:  # empty where they are one run
+    "Return the first thing in which the params.yaml of two runs differ, in words."
+    for name in {**old, **new}:
+        if name in HOW_IT_RUNS or name == "ran_on" or old.get(name) == new.get(name): continue
+        return f"{name}={old.get(name)!r}, here {name}={new.get(name)!r}"
     for name in BEGAN_WITH:
         before = old.get("ran_on", {}).get(name)
         now = new["ran_on"].get(name)

@@ -17,9 +17,9 @@ from ..base.files import read_csv, read_json, repo_root, resolve_path
 from ..base.config import read_yaml
 from ..base.run import read_params, read_state
 from ..unet import KEPT_EPOCH
-from ..study.grid import BASE, arm_label, arm_name, pretrainings, ratio_label, run_dir, study_cells, unet_params
-from ..study.status import evaluated_cells, left_out, study_progress
-from ..study.results import collect_results, collect_validation, counted_runs, run_minutes
+from ..study.grid import BASE, Run, arm_label, ratio_label, study_runs
+from ..study.status import current_runs, failed_and_stale, study_progress
+from ..study.results import collect_results, collect_validation, result_runs, run_minutes
 from .statistics import seed_interval
 from .verdict import verdict, warnings_of
 from ..images.data import ImageData
@@ -99,8 +99,8 @@ def missing_runs(
     results: pd.DataFrame,  # as `collect_results` gives
 ) -> list[str]:
     "What a study has not got, a line each: how many cells, and each run that failed or is stale, with its sentence."
-    n_cells = len(study_cells(study))
-    lines = left_out(study_progress(study))
+    n_cells = len(study_runs(study, "evaluation"))
+    lines = failed_and_stale(study_progress(study))
     if len(results) < n_cells: lines.insert(0, f"{len(results)} of {n_cells} cells are evaluated")
     return lines
 
@@ -136,7 +136,7 @@ def report_title(
     if sizes["simclr"] != sizes["unet"]: size += f", pretrained at {sizes['simclr']} px"
     images = f"fine-tuned on `{study['unet'].get('dataset', 'synthetic')}`, {results['n_images'].iloc[0]} test images"
     missing = "".join(f"\n- {line}" for line in missing_runs(study, results))
-    cells = f"{len(results)} of {len(study_cells(study))} cells"
+    cells = f"{len(results)} of {len(study_runs(study, 'evaluation'))} cells"
     return f"# Study `{study['name']}`\n\n{cells}: {size}, {images}.\n{missing}"
 
 # %% ../../nbs/evidence/tables.ipynb #3ccefbad
@@ -147,11 +147,11 @@ def describe_images(
     "What was left out of the images, and what else is odd about them."
     lines = [f"{note}." for note in data.notes]
     if data.skipped: lines.append(f"Labelled: {len(data.skipped)} files were left out, see `skipped.csv` of a run.")
-    for encoder, seed in dict(pretrainings(study)).items():
-        folder = resolve_path(run_dir(study, "simclr", encoder, seed))
+    for run in {run.start: run for run in study_runs(study, "simclr")}.values():
+        folder = run.folder
         if read_state(folder)["state"] != "done": continue
         metrics = read_json(folder / "metrics.json")
-        line = f"{encoder}: pretrained on {metrics['n_train'] + metrics['n_val']:,} images"
+        line = f"{run.start}: pretrained on {metrics['n_train'] + metrics['n_val']:,} images"
         if metrics["n_left_out"]:
             line += f"; {metrics['n_left_out']:,} were left out as test images of the study or near-duplicates of them"
         skipped = folder / "skipped.csv"
@@ -163,24 +163,22 @@ def describe_images(
 def _what_ran(study: dict) -> pd.DataFrame:  # a row a run: when, and what its params.yaml says it ran on
     "The runs that the results rest on: pretraining, fine-tuning and evaluation."
     rows = []
-    for run in counted_runs(study):
-        folder = resolve_path(run_dir(study, *run))
-        if not (folder / "params.yaml").is_file(): continue  # a pretraining whose folder was removed since
-        rows.append({**read_params(folder)["ran_on"], "when": read_state(folder).get("when", "")})
+    for run in result_runs(study):
+        if not (run.folder / "params.yaml").is_file(): continue  # a pretraining whose folder was removed since
+        rows.append({**read_params(run.folder)["ran_on"], "when": read_state(run.folder).get("when", "")})
     return pd.DataFrame(rows)
 
 
 def minutes_trained(study: dict) -> float:
     "What all epochs of a study's pretraining and fine-tuning took, without what a run needs to begin and to validate."
-    runs = [("simclr", encoder, seed, None) for encoder, seed in pretrainings(study)]
-    runs += [("unet", arm, seed, ratio) for arm, ratio, seed in evaluated_cells(study)]
-    return sum(run_minutes(study, *run) for run in runs)
+    runs = [*study_runs(study, "simclr"), *(run.at("unet") for run in current_runs(study))]
+    return sum(run_minutes(run) for run in runs)
 
 # %% ../../nbs/evidence/tables.ipynb #2b8e18b3
 def kept_epochs(study: dict) -> str:
     "Say which epoch of a fine-tuning was kept, by recipe where they differ."
-    kept = {recipe: unet_params(study, arm_name("scratch", recipe), study["label_ratios"][0], 0)["keep"]
-            for recipe in (BASE, *study["recipes"])}
+    first = study["label_ratios"][0]
+    kept = {recipe: Run(study, "unet", "scratch", recipe, first).params["keep"] for recipe in (BASE, *study["recipes"])}
     if len(set(kept.values())) == 1: return KEPT_EPOCH[kept[BASE]]
     return "; ".join(f"{recipe} recipe: {KEPT_EPOCH[keep]}" for recipe, keep in kept.items())
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-# %% ../../nbs/images/data.ipynb #1eb6ed1c
+# %% ../../nbs/images/data.ipynb #03404111
 @dataclass
 class ImageData:
     "A decoded data set, memory-mapped where it came from the cache."
     images: np.ndarray  # (N, 3, S, S), uint8, RGB
-    masks: np.ndarray | None  # (N, S, S), uint8 trimaps, with `simseg.masks`' codes; None without labels
+    masks: np.ndarray | None  # (N, S, S), uint8 trimaps, with the codes of `images.masks`; None without labels
     labels: np.ndarray  # (N,), int64: class, breed or species; all 0 where there are none
     names: list[str]  # (N,): file name without its ending, or the row's number
     official_test: np.ndarray | None  # (N,), bool: the data set's own test images; None where it has none
@@ -29,16 +29,16 @@ class ImageData:
     skipped: list[dict] = field(default_factory=list)  # files that were left out: `file`, `why`
     notes: list[str] = field(default_factory=list)  # what else is odd about the set, a sentence each
     classes: str = ""  # what the masks tell apart, as for `parse_classes`; empty for one thing and its background
-    listed: dict = field(default_factory=dict)  # split → its committed list, as `read_split_lists` gives; mostly none
+    listed: dict = field(default_factory=dict)  # split → its committed list, as `use_lists` reads it; mostly none
 
     def __len__(self): return len(self.images)
 
-# %% ../../nbs/images/data.ipynb #a8fa2e78
+# %% ../../nbs/images/data.ipynb #1eb6ed1c
 def fingerprint_of(
     images: np.ndarray,  # (N, 3, S, S), uint8
     masks: np.ndarray | None,  # (N, S, S), uint8
 ) -> str:  # 16 hexadecimal digits
-    "What a set of images and masks holds."
+    "Return a hash of all pixels of a set."
     digest = hashlib.sha256()
     for array in (images, masks):
         if array is None: continue
@@ -52,7 +52,7 @@ def to_device(
     array: np.ndarray,  # uint8 pixels
     device: torch.device,
 ) -> torch.Tensor:  # on `device` where it fits, else on the CPU
-    "The array as a tensor, as near to the device as it fits."
+    "Return the array as a tensor, as near to the device as it fits."
     tensor = torch.from_numpy(array)
     fits = device.type == "cuda" and tensor.nbytes < torch.cuda.mem_get_info(device)[0] / 2
     return tensor.to(device) if fits else tensor
@@ -63,5 +63,5 @@ def take(
     indices: torch.Tensor,  # (B,), int64, on the CPU
     device: torch.device,
 ) -> torch.Tensor:  # (B, …), on `device`
-    "One batch of a data set."
+    "Return one batch of a data set."
     return tensor[indices.to(tensor.device)].to(device, non_blocking=True)

@@ -6,37 +6,40 @@
 __all__ = ['process_count', 'gather_views', 'SharedBatchNorm2d', 'SharedDropPath', 'share_batch_norm']
 
 # %% ../../nbs/learning/processes.ipynb #0fef8a9c
+import warnings
+
 import torch
-import torch.distributed
 import torch.distributed.nn
 from torch import nn
 
 # %% ../../nbs/learning/processes.ipynb #47fd088f
+# torch 2.7 has no other functions whose gradients find their way back
+warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional", FutureWarning)
+
+
 def process_count() -> int:
-    "How many processes share a batch."
+    "Return how many processes share a batch."
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 def gather_views(
     z: torch.Tensor,  # (n, D), of this process
 ) -> torch.Tensor:  # (processes × n, D), of all, in the order of the batch
-    "The projections of every process, with gradients that find their way back to each."
+    "Return the projections of every process, with gradients that find their way back to each."
     if process_count() == 1: return z
     return torch.cat(torch.distributed.nn.functional.all_gather(z.float().contiguous()))
 
 # %% ../../nbs/learning/processes.ipynb #0a6a13c2
 def _mean_of_all(x: torch.Tensor) -> torch.Tensor:
+    "Return the mean of a tensor over the processes, with gradients."
     return torch.distributed.nn.functional.all_reduce(x) / process_count()
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
     "Batch norm over the parts of a batch that several processes hold, each equally many."
 
-    def forward(
-        self,
-        x: torch.Tensor,  # (n, C, H, W)
-    ) -> torch.Tensor:  # the same shape and dtype
-        "Normalise by mean and variance of the whole batch; in evaluation mode, as ever."
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (n, C, H, W), shape and dtype stay
+        "Normalise by mean and variance of the whole batch; in evaluation mode, as usual."
         if not self.training: return super().forward(x)
         wide = x.float()
         mean = _mean_of_all(wide.mean((0, 2, 3)))
@@ -56,10 +59,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 class SharedDropPath(nn.Module):
     "Stochastic depth of a batch that several processes hold, of each image's two views equally many."
 
-    def forward(
-        self,
-        x: torch.Tensor,  # (2n, …), first views, then second ones
-    ) -> torch.Tensor:  # the same shape and dtype
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (2n, …), first views, then second ones; shape and dtype stay
         "Scale or drop each image's path as one process would; in evaluation mode, none."
         if not self.training: return x
         ones = x.new_ones(process_count() * len(x), *[1] * (x.ndim - 1))
@@ -67,16 +67,6 @@ class SharedDropPath(nn.Module):
         return x * kept[:, torch.distributed.get_rank()].flatten(0, 1)
 
 # %% ../../nbs/learning/processes.ipynb #32e058b4
-def _set_unused_aside(model: nn.Module, image_size: int):
-    "Let parameters that a forward pass does not use take no gradient."
-    model.eval()
-    parameters = list(model.parameters())
-    output = model(torch.zeros(2, 3, image_size, image_size))
-    gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, gradients): parameter.requires_grad_(gradient is not None)
-    model.train()
-
-
 def share_batch_norm(
     model: nn.Module,  # on the CPU, changed in place; its weights and their names stay
     device: torch.device,  # where it is to be trained
@@ -86,7 +76,11 @@ def share_batch_norm(
     from timm.layers import DropPath, convert_sync_batchnorm
 
     if process_count() == 1: return model
-    _set_unused_aside(model, image_size)
+    parameters = list(model.parameters())
+    output = model.eval()(torch.zeros(2, 3, image_size, image_size))
+    gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients): parameter.requires_grad_(gradient is not None)
+    model.train()
     shared = {DropPath: SharedDropPath}
     if device.type == "cuda": model = convert_sync_batchnorm(model)
     else: shared[nn.BatchNorm2d] = SharedBatchNorm2d

@@ -20,7 +20,7 @@ from ..unet import load_model
 
 # %% ../../nbs/tools/export.ipynb #e8dae9e7
 class FromPixels(torch.nn.Module):
-    "A model that takes pixels as they come from a file, and gives probabilities."
+    "Wrap a model to take pixels as they come from a file, and to give probabilities."
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
@@ -33,20 +33,14 @@ class FromPixels(torch.nn.Module):
         return probabilities(self.model(normalise(pixels / 255)))
 
 
-def _onnx_difference(
-    path: Path,  # of the file
-    model: FromPixels,
-    pixels: torch.Tensor,  # as for `FromPixels`
-) -> float:
-    "How far ONNX Runtime's probabilities are from PyTorch's, at most."
+def _onnx_difference(path: Path, model: FromPixels, pixels: torch.Tensor) -> float:
+    "Return how far ONNX Runtime's probabilities are from PyTorch's, at most."
     from onnxruntime import InferenceSession
 
-    session = InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"pixels": pixels.numpy()})
-    with torch.no_grad(): expected = model(pixels).numpy()
-    return float(np.abs(found - expected).max())
+    (found,) = InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"pixels": pixels.numpy()})
+    with torch.no_grad(): return float(np.abs(found - model(pixels).numpy()).max())
 
-# %% ../../nbs/tools/export.ipynb #ec024e3e
+
 ONNX_TOLERANCE = 1e-3  # of a probability; float32 in another order
 
 
@@ -56,7 +50,7 @@ def export_onnx(
     image_size: int = 0,  # as for `load_model`
     overwrite: bool = False,  # replace a file that is there
 ) -> tuple[Path, float]:  # the file, and how far its probabilities are from PyTorch's, at most
-    "Write a model as ONNX; raises `ValueError` where a package is missing or the file's output is another."
+    "Write a model as ONNX; raise `ValueError` where a package is missing or the file gives another output."
     if not str(path).lower().endswith(".onnx"):
         raise ValueError(f"{path} does not end in .onnx; name the file to write, such as model.onnx.")
     path = Path(os.path.expanduser(path)).absolute()
