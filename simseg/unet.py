@@ -91,10 +91,7 @@ def count_images(
 SCHEDULES = ["constant", "cosine"]
 
 
-def split_batches(
-    order: torch.Tensor,  # (M,)
-    batch_size: int,
-) -> list[torch.Tensor]:
+def split_batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
     "Return batches of a size; one image left over joins the last of them."
     batches = list(order.split(batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1: batches[-2:] = [torch.cat(batches[-2:])]
@@ -114,13 +111,7 @@ class TrainingSet:
 class Learner:
     "A U-Net, its images, and all that changes with it while it is fine-tuned."
 
-    def __init__(
-        self,
-        model: nn.Module,  # trained in place
-        data: TrainingSet,
-        params: dict,  # the stage's parameters
-        accelerator,
-    ):
+    def __init__(self, model: nn.Module, data: TrainingSet, params: dict, accelerator):
         self.model = model.to(accelerator.device, memory_format=torch.channels_last)
         self.data = data
         self.params = params
@@ -130,28 +121,28 @@ class Learner:
         pixels = len(data.train) * params["epochs"] * data.images[0, 0].numel()
         self.forward = compile_model(model, params["compile"], pixels, accelerator.device)
         decoder = [weight for name, weight in model.named_parameters() if not name.startswith("encoder.")]
-        rates = {"decoder": params["learning_rate"], "encoder": params["learning_rate"] * params["encoder_rate"]}
-        groups = [{"params": decoder}, {"params": list(model.encoder.parameters()), "lr": rates["encoder"]}]
-        self.optimizer = torch.optim.Adam(groups, rates["decoder"], fused=True)
+        rate = params["learning_rate"]
+        encoder = {"params": list(model.encoder.parameters()), "lr": rate * params["encoder_rate"]}
+        self.optimizer = torch.optim.Adam([{"params": decoder}, encoder], rate, fused=True)
         steps = params["epochs"] * len(split_batches(data.train, params["batch_size"]))
         cosine = params["schedule"] == "cosine"
         self.schedule = CosineAnnealingLR(self.optimizer, steps) if cosine else ConstantLR(self.optimizer, 1)
         ema = get_ema_multi_avg_fn(params["ema"])
         self.average = AveragedModel(model, multi_avg_fn=ema, use_buffers=True) if params["ema"] else None
-        begin = (model, data.images, data.unlabelled, steps, params, accelerator)
-        self.consistency = Consistency(*begin) if params["consistency"] else None
+        self.consistency = None
+        if params["consistency"]:
+            self.consistency = Consistency(model, data.images, data.unlabelled, steps, params, accelerator)
 
     def parts(self) -> dict:  # as for `Checkpoint.resume`
         "Return what has to be restored, so that an interrupted run ends as one that was not."
-        names = ("model", "optimizer", "schedule", "average", "order", "augmentation", "consistency")
-        return {name: getattr(self, name) for name in names}
+        names = ("model", "optimizer", "schedule", "average", "order", "augmentation")
+        unlabelled = ("teacher", "order", "views") if self.consistency else ()
+        parts = {name: getattr(self, name) for name in names}
+        return parts | {f"unlabelled {name}": getattr(self.consistency, name) for name in unlabelled}
 
 # %% ../nbs/3_unet.ipynb #4a3a840e
-def train_epoch(
-    learner: Learner,
-    order: torch.Tensor,  # (M,), indices of the training images, shuffled
-) -> dict:  # means over the epoch: loss, of the labelled images alone, and what `Consistency` has
-    "Train on each of the training images once."
+def train_epoch(learner: Learner, order: torch.Tensor) -> dict:
+    "Train on each image of an order once; return the mean loss of labelled images, and what `Consistency` measures."
     model = learner.model
     params = learner.params
     device = learner.accelerator.device
@@ -178,11 +169,9 @@ def train_epoch(
     means = {"loss": (torch.stack(losses).sum() / len(order)).item()}
     return means | learner.consistency.means() if learner.consistency else means
 
-# %% ../nbs/3_unet.ipynb #6526c23f
-def epochs_since_best(
-    losses: list[float],  # validation losses, an epoch each
-) -> int:
-    "Return how many epochs ago the loss was lowest."
+
+def epochs_since_best(losses: list[float]) -> int:
+    "Return how many epochs ago the validation loss was lowest."
     return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
 
 
@@ -216,8 +205,6 @@ def finetune(
 
 # %% ../nbs/3_unet.ipynb #25dd573f
 TEST_SET = ["dataset", "max_images", "split", "split_seed"]  # the parameters that decide which images are for testing
-
-
 KEPT_EPOCH = {"best": "the epoch of the lowest validation loss", "last": "the last epoch"}
 
 
@@ -248,7 +235,7 @@ def save_model(
 
     return write_atomic(folder, write, overwrite)
 
-# %% ../nbs/3_unet.ipynb #ce4769c8
+
 def load_model(
     model_dir: str | Path,  # `model/`, as 3_unet writes it, or a folder that smp's `save_pretrained` wrote
     image_size: int = 0,  # pixels of a side that the model sees; 0 reads it from preprocessing.json
@@ -261,7 +248,6 @@ def load_model(
         raise FileNotFoundError(f"There is no model in {folder} (config.json is missing); "
                                 "give the folder model/ that 3_unet wrote.")
     check_made(folder)
-    config = read_json(folder / "config.json", "copy the folder again")
     preprocessing = {"image_size": 0, "classes": ""}
     if (folder / "preprocessing.json").is_file():
         preprocessing |= read_json(folder / "preprocessing.json", "copy the folder again")
@@ -271,15 +257,14 @@ def load_model(
                          "a side the model was trained on.")
     if size < 0 or size % 32: raise ValueError(f"image_size={size} does not suit the model; take a multiple of 32.")
     preprocessing["image_size"] = size
-    channels = config.get("classes", 1)
+    channels = read_json(folder / "config.json", "copy the folder again").get("classes", 1)
     if channels != n_channels(preprocessing["classes"]):
         raise ValueError(f"The model in {folder} has {channels} channels, which its preprocessing.json does not name; "
                          'add "classes" there, such as "cat=1 dog=2" for background, cat and dog.')
-    # whatever the config says: weights would be downloaded, and an activation would be applied twice
-    as_it_is = {"encoder_weights": None, "activation": None}
     try:
         for file in folder.glob("model.safetensors"): check_weights(read_weights(file), file)
-        with contextlib.redirect_stdout(None): model = from_pretrained(folder, **as_it_is)  # which prints that it loads
+        with contextlib.redirect_stdout(None):  # it prints that it loads; weights would be downloaded, sigmoid done twice
+            model = from_pretrained(folder, encoder_weights=None, activation=None)
     except Exception as error:  # each way a file can be damaged has a class of its own
         raise ValueError(f"The model in {folder} cannot be opened ({str(error).splitlines()[0].rstrip('.')}); "
                          "a file may be cut off: copy the folder again, or train the model again.") from error
@@ -289,15 +274,11 @@ def load_model(
 SEEDED = ("weights", "order", "augmentation", "unlabelled order", "unlabelled views")  # what a run's seed decides
 
 
-def check_unet(
-    params: dict,  # as the parameters cell of 3_unet has them
-):
+def check_unet(params: dict):
     "Raise `ValueError` at the first value that makes no sense, before anything is loaded."
-    whole = ("epochs", "max_images", "seed", "split_seed", "label_seed", "stop_after", "patience")
-    for name in whole: check_range(name, params[name], 0)
+    whole = dict.fromkeys(("epochs", "max_images", "seed", "split_seed", "label_seed", "stop_after", "patience"), 0)
+    for name, low in {**whole, "batch_size": 2, "threads": 1}.items(): check_range(name, params[name], low)
     for name in ("learning_rate", "encoder_rate"): check_range(name, params[name], 0, open_low=True)
-    check_range("batch_size", params["batch_size"], 2)
-    check_range("threads", params["threads"], 1)
     check_range("label_ratio", params["label_ratio"], 0, 0.8, open_low=True)
     check_range("ema", params["ema"], 0, 0.9999)
     check_consistency(params["consistency"], params["label_ratio"])
@@ -309,9 +290,7 @@ def check_unet(
         raise ValueError(f"image_size={params['image_size']} does not suit a U-Net; take a multiple of 32.")
 
 
-def run_unet(
-    params: dict,  # as the parameters cell of 3_unet has them
-) -> list[dict]:  # the history
+def run_unet(params: dict) -> list[dict]:  # the history
     "Fine-tune; write model/, history.csv, params.yaml and metrics.json to `out_dir`."
     check_unet(params)
     with RunFolder("unet", params, SEEDED) as run:

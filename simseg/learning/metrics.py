@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['ONE_THING', 'METRICS', 'check_threshold', 'probabilities', 'decide_classes', 'count_batch', 'class_stats',
-           'name_classes', 'absent_classes', 'image_ious', 'intersections_and_unions', 'set_losses', 'summarise',
-           'loss_of']
+           'name_classes', 'absent_classes', 'image_ious', 'intersections_and_unions', 'summarise', 'loss_of']
 
 # %% ../../nbs/learning/metrics.ipynb #2e5be701
 import numpy as np
@@ -72,9 +71,7 @@ def count_batch(
     return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
 
 # %% ../../nbs/learning/metrics.ipynb #aa7b86cd
-def class_stats(
-    counts: pd.DataFrame,  # a row an image, as `count_batch` gives, or per_image.csv
-) -> list[torch.Tensor]:  # tp, fp, fn, tn, each (N, C), int64, the background first
+def class_stats(counts: pd.DataFrame) -> list[torch.Tensor]:  # tp, fp, fn, tn, each (N, C), int64, the background first
     "Return, for each class, the pixels rightly and wrongly called so and not called so."
     columns = ["tn", "fp", "fn", "tp"] if "tp" in counts else [column for column in counts if ">" in column]
     n = round(len(columns)**0.5)
@@ -85,37 +82,27 @@ def class_stats(
     return [tp, fp, fn, confusion.sum((1, 2))[:, None] - tp - fp - fn]
 
 
-def name_classes(
-    counts: pd.DataFrame,  # as `count_batch` gives
-    classes: str,  # as for `parse_classes`
-) -> pd.DataFrame:
+def name_classes(counts: pd.DataFrame, classes: str) -> pd.DataFrame:
     "Return counts with the names of the classes in their columns: `background>cat` for `0>1`."
     names = class_names(classes)
     pairs = [column for column in counts if ">" in column]
     return counts.rename(columns={pair: ">".join(names[int(number)] for number in pair.split(">")) for pair in pairs})
 
 
-def absent_classes(
-    counts: pd.DataFrame,  # as `count_batch` gives
-    classes: str,  # as for `parse_classes`
-) -> list[str]:
+def absent_classes(counts: pd.DataFrame, classes: str) -> list[str]:
     "Return the named classes that no image has."
     tp, _, fn, _ = class_stats(counts)
     return [name for name, pixels in zip(class_names(classes)[1:], (tp + fn).sum(0)[1:]) if not pixels]
 
 
-def image_ious(
-    counts: pd.DataFrame,  # a row an image
-) -> pd.Series:
+def image_ious(counts: pd.DataFrame) -> pd.Series:
     "Return each image's IoU, the mean over the classes it has or was said to have; 1 where there is none of either."
     tp, fp, fn, _ = (stat[:, 1:].double() for stat in class_stats(counts))
     each = pd.DataFrame((tp / (tp + fp + fn)).numpy(), index=counts.index)
     return each.mean(axis=1).fillna(1.0)
 
 
-def intersections_and_unions(
-    counts: pd.DataFrame,  # a row an image, as `count_batch` gives, or per_image.csv
-) -> np.ndarray:  # (N, 2 K), int64: intersection and union of each of K classes
+def intersections_and_unions(counts: pd.DataFrame) -> np.ndarray:  # (N, 2 K), int64, two for each of K classes
     "Return what the mean IoU of any of these images follows from, which the statistics resample."
     tp, fp, fn, _ = class_stats(counts)
     return torch.stack([tp, tp + fp + fn], 2)[:, 1:].flatten(1).numpy()
@@ -127,20 +114,6 @@ METRICS = {  # name → its value from the pixels of each class that were rightl
     "precision": lambda tp, fp, fn: tp / (tp + fp),
     "recall": lambda tp, fp, fn: tp / (tp + fn),
 }
-
-
-def set_losses(
-    counts: pd.DataFrame,  # as `count_batch` gives
-    there: torch.Tensor,  # which classes were there or were found, (C,), bool, the background first
-) -> dict:  # "dice_loss" and so on → value
-    "Return each loss over a whole set."
-    total = counts.sum(numeric_only=True)
-    pixels = sum(stat[:, 0].sum().item() for stat in class_stats(counts))
-    numbers = [c for c in range(1, len(there)) if there[c] or "tp" in counts]
-    each = [1 - 2 * total[f"overlap_{c}"] / max(total[f"mass_{c}"], 1e-7) for c in numbers]
-    found = {"dice_loss": float(np.mean(each)) if each else 0.0}
-    found |= {"focal_loss": float(total["focal"] / pixels), "bce_loss": float(total["bce"] / pixels)}
-    return found | {f"{loss.__name__}_loss": float(counts[loss.__name__].mean()) for loss in _added_losses()}
 
 
 def summarise(
@@ -156,14 +129,20 @@ def summarise(
     each = {name: metric(tp, fp, fn).nan_to_num(float(one)) for name, metric in METRICS.items()}
     means = {name: values[judged].mean().item() if judged.any() else 1.0 for name, values in each.items()}
     ious = image_ious(counts)
-    pixels = (tp + fn).sum()
+    pixels = (tp + fn).sum().item()
+    total = counts.sum(numeric_only=True)
+    numbers = [c for c in range(1, len(tp)) if one or there[c]]
+    dices = [1 - 2 * total[f"overlap_{c}"] / max(total[f"mass_{c}"], 1e-7) for c in numbers]
     found = {
         "iou": means["iou"],
         "iou_per_image": float(torch.tensor(ious.to_numpy()).float().mean() if one else ious.mean()),  # one's as in smp
         "f1": means["f1"],
-        **set_losses(counts, there),
+        "dice_loss": float(np.mean(dices)) if dices else 0.0,
+        "focal_loss": float(total["focal"] / pixels),
+        "bce_loss": float(total["bce"] / pixels),
+        **{f"{loss.__name__}_loss": float(counts[loss.__name__].mean()) for loss in _added_losses()},
         **means,
-        "accuracy": (tp.sum() / pixels).item() if one else tp.sum().item() / pixels.item(),
+        "accuracy": (tp.sum() / pixels).item() if one else tp.sum().item() / pixels,
         "n_images": len(counts),
     }
     if one: return found
@@ -176,9 +155,6 @@ def summarise(
     }
 
 
-def loss_of(
-    metrics: dict,  # as `summarise` gives
-    name: str,  # as for `make_loss`
-) -> float:
-    "Return a loss over a whole set, by which a model is chosen, from its metrics."
+def loss_of(metrics: dict, name: str) -> float:
+    "Return a loss over a whole set, by which a model is chosen, from its metrics as `summarise` gives them."
     return sum(metrics[f"{part.__name__}_loss"] for part in LOSSES[name])
