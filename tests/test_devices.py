@@ -13,7 +13,11 @@ from torch._subclasses import FakeTensorMode
 import simseg.augmentations
 from simseg import simclr, unet
 from simseg.augmentations import random_pairs, two_views
+<<<<<<< HEAD
 from simseg.learning import consistency
+=======
+from simseg.learning.consistency import Consistency
+>>>>>>> house
 from simseg.base.config import read_yaml
 from simseg.base.parameters import parameter_defaults
 from simseg.images.masks import BORDERS, make_targets
@@ -93,6 +97,7 @@ def test_an_epoch_of_pretraining_waits_once(gpu, name, images_lie):
     assert line == "return torch.stack(losses).mean().item()"
 
 
+<<<<<<< HEAD
 @pytest.fixture
 def learner(gpu, monkeypatch):
     "Makes a U-Net and all that changes with it, for two batches; torch's moving average cannot be copied so."
@@ -136,6 +141,41 @@ def test_images_without_labels_wait_with_the_rest(learner, classes, monkeypatch)
     assert waits_at(asked.consistency.means).startswith("loss, share = ")
 
 
+=======
+def learner(params: dict, classes: str = ""):
+    "What `unet.train_epoch` takes; torch's moving average cannot be copied so."
+    model = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+    data = unet.TrainingSet(pictures(16), trimaps(16), torch.arange(16), torch.arange(0))
+    return types.SimpleNamespace(model=model, forward=model, data=data, params=params, accelerator=ACCELERATOR,
+                                 augmentation=GENERATOR, optimizer=optimizer, average=None, consistency=None,
+                                 schedule=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4))
+
+
+@pytest.mark.parametrize("classes", ["", "cat=1 dog=2"])
+@pytest.mark.parametrize("changed", [{"loss": name} for name in LOSSES] + [{"border": name} for name in BORDERS]
+                         + [{"augment": True}, {"freeze_encoder": True}])
+def test_an_epoch_of_fine_tuning_waits_once(gpu, changed, classes):
+    "Two batches: augmentation, scaling, forward pass, each loss, a step."
+    params = {"batch_size": 8, "augment": False, "border": "pet", "loss": "bce", "freeze_encoder": False, **changed}
+    line = waits_at(unet.train_epoch, learner(params, classes), torch.arange(16, device=GPU))
+    assert line == 'means = {"loss": (torch.stack(losses).sum() / len(order)).item()}'
+
+
+@pytest.mark.parametrize("classes", ["", "cat=1 dog=2"])
+def test_images_without_labels_wait_with_the_rest(gpu, classes):
+    "Their views, the teacher's targets and the loss on them; the teacher is another model here."
+    model = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes))
+    teacher = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes)).eval()
+    agreement = Consistency.__new__(Consistency)
+    vars(agreement).update(model=model, images=pictures(16), unlabelled=torch.arange(16), steps=4, weight=1.0,
+                           accelerator=ACCELERATOR, teacher=teacher, order=None, views=GENERATOR, recorded=[])
+    assert agreement.loss(model, 8, step=0).device.type == "cuda"
+    agreement.update_teacher(step=0)
+    assert waits_at(agreement.means).startswith("loss, share = ")
+
+
+>>>>>>> house
 def test_counting_several_classes_waits_when_all_is_counted(gpu):
     logits = torch.rand(8, 3, 64, 64, device=GPU)
     for border in BORDERS: assert waits_at(count_batch, logits, make_targets(trimaps(), border)).startswith("return")

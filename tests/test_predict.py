@@ -159,7 +159,8 @@ def test_the_best_model_of_a_study_is_taken(workplace, model, photos):
         for seed, iou in enumerate(ious):
             evaluation = Run(study, "evaluation", "scratch", ratio=0.5, seed=seed)
             for run in evaluation.chain:
-                write_yaml(run.folder / "params.yaml", {**run.params, "ran_on": {"images": "sheep", "precision": "fp32"}})
+                ran_on = {"images": "sheep", "precision": "fp32"}
+                write_yaml(run.folder / "params.yaml", {**run.params, "ran_on": ran_on})
                 write_json(run.folder / "state.json", {"state": "done"})
                 write_json(run.folder / "metrics.json", {"val_iou": iou, "iou": 1 - iou})
             write_csv(evaluation.folder / "per_image.csv", [{"id": "a", "tp": 1, "fp": 0, "fn": 0, "tn": 0}])

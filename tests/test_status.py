@@ -62,7 +62,8 @@ def test_a_cell_run_by_hand_with_other_epochs_is_no_result(study):
     pretend(study, ("scratch", 0.2, 1), epochs=1)
     assert collect_results(study)["seed"].tolist() == [0, 1, 0]
     assert [seeds for seeds, _ in collect_counts(study).values()] == [[0, 1], [0]]
-    assert failed_and_stale(study_progress(study)) == ["stale: unet scratch 20% seed 1: unet with epochs=1, here epochs=2"]
+    stale = ["stale: unet scratch 20% seed 1: unet with epochs=1, here epochs=2"]
+    assert failed_and_stale(study_progress(study)) == stale
 
 
 @pytest.mark.parametrize("other, said", [

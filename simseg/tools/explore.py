@@ -274,7 +274,12 @@ def _outlined(data: ImageData, i: int) -> np.ndarray:  # (S, S, 3), uint8
     return image
 
 
-def explore_data(dataset: str = "synthetic", image_size: int = 64, data_root: str = "", page_size: int = 18) -> Explorer:
+def explore_data(
+    dataset: str = "synthetic",
+    image_size: int = 64,
+    data_root: str = "",
+    page_size: int = 18,
+) -> Explorer:
     "Browse a data set, a page at a time: images, masks, parts, near-duplicates; see `explore_views`."
     labelled = {"description": "labelled", "readout_format": ".0%"}
     controls = {
@@ -409,7 +414,7 @@ def explore_predictions(file: str | Path = "", data_root: str = "") -> Explorer:
         picture, ious = draw_predictions(models, runs, image, threshold)
         each = ", ".join(f"{run.label} at {ratio_label(run.ratio)} {iou:.2f}" for run, iou in ious.items())
         colours = "Errors: blue is found, orange found wrongly, pink missed."
-        if models.data.classes: colours = f"Classes: {models.data.classes}. Errors in the colour of what a pixel was called."
+        if models.data.classes: colours = f"Classes: {models.data.classes}. Errors have the colour of what a pixel was called."
         return picture, f"Test image {models.data.names[image]}; IoU of {each}. {colours}"
 
     for name in ("file", "data_root"): controls[name].observe(offer_runs, "value")
