@@ -263,7 +263,7 @@ def load_model(
                          'add "classes" there, such as "cat=1 dog=2" for background, cat and dog.')
     try:
         for file in folder.glob("model.safetensors"): check_weights(read_weights(file), file)
-        with contextlib.redirect_stdout(None):  # it prints that it loads; weights would be downloaded, sigmoid done twice
+        with contextlib.redirect_stdout(None):  # as it prints; else weights are downloaded, and a sigmoid is done twice
             model = from_pretrained(folder, encoder_weights=None, activation=None)
     except Exception as error:  # each way a file can be damaged has a class of its own
         raise ValueError(f"The model in {folder} cannot be opened ({str(error).splitlines()[0].rstrip('.')}); "
