@@ -76,26 +76,20 @@ def test_a_run_in_sittings_ends_where_it_would_at_once(tmp_path, monkeypatch):
 
 
 def begun(params: dict):
-    "A model, drawn images and their parts."
+    "A model, drawn images and masks, and an accelerator."
     torch.manual_seed(0)
     data, *_ = drawn_images(params)
-    parts = (torch.arange(32), torch.arange(32, 48), torch.arange(48, 96))
-    training_set = unet.TrainingSet(torch.from_numpy(data.images), torch.from_numpy(data.masks), *parts)
-    return unet.make_unet("scratch", "resnet18"), training_set
+    return unet.make_unet("scratch", "resnet18"), torch.from_numpy(data.images), torch.from_numpy(data.masks)
 
 
 def test_the_average_that_sets_the_targets_is_not_kept(tmp_path):
     "Unless the run asks for an average to keep, which is another one."
     for ema in (0.0, 0.5):
         params = small("unet", tmp_path, ema=ema, **{**ASKED, "epochs": 1})
-        model, training_set = begun(params)
+        model, images, masks = begun(params)
         kept = Kept()
-<<<<<<< HEAD
-        list(unet.finetune(model, training_set, params, make_accelerator("cpu"), kept))
-=======
         data = unet.TrainingSet(images, masks, torch.arange(32), torch.arange(32, 48), torch.arange(48, 96))
         list(unet.finetune(model, data, params, make_accelerator("cpu"), kept))
->>>>>>> house
         weights = model.state_dict()
         assert all(torch.equal(value, weights[key]) for key, value in kept.weights.items()) == (not ema)
 
@@ -105,14 +99,9 @@ def test_what_batch_norm_remembers_is_of_labelled_images_alone(tmp_path):
     remembered = {}
     for weight in (0.0, 1.0):
         params = small("unet", tmp_path, learning_rate=1e-12, **{**ASKED, "consistency": weight, "epochs": 1})
-<<<<<<< HEAD
-        model, training_set = begun(params)
-        list(unet.finetune(model, training_set, params, make_accelerator("cpu"), Kept()))
-=======
         model, images, masks = begun(params)
         data = unet.TrainingSet(images, masks, torch.arange(32), torch.arange(32, 48), torch.arange(48, 96))
         list(unet.finetune(model, data, params, make_accelerator("cpu"), Kept()))
->>>>>>> house
         remembered[weight] = {key: value for key, value in model.state_dict().items() if "running" in key}
     for key, value in remembered[0.0].items(): torch.testing.assert_close(remembered[1.0][key], value)
 

@@ -13,13 +13,8 @@ from torch._subclasses import FakeTensorMode
 import simseg.augmentations
 from simseg import simclr, unet
 from simseg.augmentations import random_pairs, two_views
-<<<<<<< HEAD
-from simseg.learning import consistency
-=======
 from simseg.learning.consistency import Consistency
->>>>>>> house
 from simseg.base.config import read_yaml
-from simseg.base.parameters import parameter_defaults
 from simseg.images.masks import BORDERS, make_targets
 from simseg.learning.losses import LOSSES
 from simseg.learning.metrics import count_batch
@@ -97,51 +92,6 @@ def test_an_epoch_of_pretraining_waits_once(gpu, name, images_lie):
     assert line == "return torch.stack(losses).mean().item()"
 
 
-<<<<<<< HEAD
-@pytest.fixture
-def learner(gpu, monkeypatch):
-    "Makes a U-Net and all that changes with it, for two batches; torch's moving average cannot be copied so."
-    def make(classes="", **changed):
-        for module in (unet, consistency): monkeypatch.setattr(module, "generator_for", lambda *_: GENERATOR)
-        params = {**parameter_defaults("unet"), "batch_size": 8, "schedule": "cosine", **changed}
-        train = torch.arange(16, device=GPU)
-        data = unet.TrainingSet(pictures(16), trimaps(16), train, train[:0], torch.arange(16))
-        model = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes))
-        model.to = lambda *where, **how: model  # it is there already, and a fake weight cannot be moved
-        return unet.Learner(model, data, params, ACCELERATOR)
-    return make
-
-
-ONCE = 'means = {"loss": (torch.stack(losses).sum() / len(order)).item()}'
-
-
-@pytest.mark.parametrize("changed", [{"loss": name} for name in LOSSES] + [{"border": name} for name in BORDERS]
-                         + [{"augment": True}, {"freeze_encoder": True}])
-def test_an_epoch_of_fine_tuning_waits_once(learner, changed):
-    "Two batches: augmentation, scaling, forward pass, each loss, a step."
-    one = learner(**changed)
-    assert waits_at(unet.train_epoch, one, one.data.train) == ONCE
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_an_epoch_of_several_classes_waits_once(learner, loss):
-    several = learner("cat=1 dog=2", loss=loss, border="ignore", augment=True)
-    assert waits_at(unet.train_epoch, several, several.data.train) == ONCE
-
-
-@pytest.mark.parametrize("classes", ["", "cat=1 dog=2"])
-def test_images_without_labels_wait_with_the_rest(learner, classes, monkeypatch):
-    "Their views, the teacher's targets and the loss on them; the teacher is another model here."
-    teacher = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes))
-    monkeypatch.setattr(consistency, "copy", types.SimpleNamespace(deepcopy=lambda model: teacher))
-    asked = learner(classes, consistency=1.0)
-    monkeypatch.setattr(asked.consistency, "order", None)  # the host's own
-    assert asked.consistency.loss(asked.model, 8, step=0).device.type == "cuda"
-    asked.consistency.update_teacher(step=0)
-    assert waits_at(asked.consistency.means).startswith("loss, share = ")
-
-
-=======
 def learner(params: dict, classes: str = ""):
     "What `unet.train_epoch` takes; torch's moving average cannot be copied so."
     model = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes))
@@ -175,7 +125,6 @@ def test_images_without_labels_wait_with_the_rest(gpu, classes):
     assert waits_at(agreement.means).startswith("loss, share = ")
 
 
->>>>>>> house
 def test_counting_several_classes_waits_when_all_is_counted(gpu):
     logits = torch.rand(8, 3, 64, 64, device=GPU)
     for border in BORDERS: assert waits_at(count_batch, logits, make_targets(trimaps(), border)).startswith("return")
