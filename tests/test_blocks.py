@@ -10,7 +10,7 @@ from simseg.images.splits import split_data
 from simseg.images.sets import load_pairs
 from simseg.images.known import read_known
 from simseg.evidence.record import record_study
-from simseg.study.grid import runs_to_do, MINIATURE
+from simseg.study.grid import runs_to_do, MINIATURE, study_runs
 from simseg.study.files import check_study
 from simseg.unet import load_model, run_unet
 
@@ -21,10 +21,10 @@ def test_the_last_epoch_is_kept_where_it_is_asked_for(stop_after, tmp_path, monk
     true_epoch = unet.train_epoch
     calls = []
 
-    def train_epoch(model, *rest):
-        loss = true_epoch(model, *rest)
+    def train_epoch(learner, order):
+        loss = true_epoch(learner, order)
         calls.append(loss)
-        if len(calls) == 2: model.segmentation_head[0].bias.data += 20.0
+        if len(calls) == 2: learner.model.segmentation_head[0].bias.data += 20.0
         return loss
 
     monkeypatch.setattr(unet, "train_epoch", train_epoch)
@@ -120,7 +120,7 @@ def test_what_is_recorded_is_added_to_and_never_dropped(two_seeds, workplace):
         assert set(lines) < set(now), name
     assert {name.rpartition("/")[2] for name in read_yaml(folder / "runs.yaml")} == {"seed0", "seed1"}
     assert runs_to_do(without_root(study, skip_recorded=True)) == []
-    assert runs_to_do(study) == study_cells(study)
+    assert runs_to_do(study) == study_runs(study, "evaluation")
 
 
 def test_a_block_of_two_machines_is_refused_and_the_record_stays(two_seeds):

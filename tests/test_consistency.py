@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import small, unet_params
 
-from simseg import consistency, unet
+from simseg import unet
+from simseg.learning import consistency
 from simseg.learning.consistency import Consistency
 from simseg.base.files import read_json
 from simseg.base.config import read_yaml

@@ -17,7 +17,7 @@ from simseg.learning.consistency import Consistency, follow
 from simseg.base.config import read_yaml
 from simseg.images.masks import BORDERS, make_targets
 from simseg.learning.losses import LOSSES, make_loss
-from simseg.learning.metrics import _count_classes, count_batch
+from simseg.learning.metrics import count_batch
 from simseg.simclr import OPTIMIZERS, SimCLR, make_optimizer
 from simseg.study.files import check_study
 
@@ -129,7 +129,7 @@ def test_an_epoch_of_several_classes_waits_once(gpu, loss):
 
 def test_counting_several_classes_waits_when_all_is_counted(gpu):
     logits = torch.rand(8, 3, 64, 64, device=GPU)
-    for border in BORDERS: assert waits_at(_count_classes, logits, make_targets(trimaps(), border)).startswith("return")
+    for border in BORDERS: assert waits_at(count_batch, logits, make_targets(trimaps(), border)).startswith("return")
 
 
 def test_counting_waits_when_all_is_counted(gpu):

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchmetrics.classification import BinaryJaccardIndex
 
-from simseg import evaluation, report, unet
+from simseg import evaluation, unet
+from simseg.evidence import figures as study_figures
 from simseg.augmentations import normalise, random_views, two_views
 from simseg.base.machine import make_accelerator
 from simseg.images.splits import split_data
@@ -149,10 +150,10 @@ def test_the_epoch_kept_is_the_best_and_not_the_last(stop_after, tmp_path, monke
     true_epoch = unet.train_epoch
     calls = []
 
-    def train_epoch(model, *rest):
-        loss = true_epoch(model, *rest)
+    def train_epoch(learner, order):
+        loss = true_epoch(learner, order)
         calls.append(loss)
-        if len(calls) == 3: model.segmentation_head[0].bias.data += 20.0
+        if len(calls) == 3: learner.model.segmentation_head[0].bias.data += 20.0
         return loss
 
     monkeypatch.setattr(unet, "train_epoch", train_epoch)
@@ -231,8 +232,8 @@ def shown(monkeypatch):
         figures.append(np.asarray(pictures))
         return true_show_images(pictures, *rest, **how)
 
-    true_show_images = report.show_images
-    for module in (report, evaluation): monkeypatch.setattr(module, "show_images", show_images)
+    true_show_images = study_figures.show_images
+    for module in (study_figures, evaluation): monkeypatch.setattr(module, "show_images", show_images)
     return figures
 
 
@@ -252,7 +253,7 @@ def test_what_is_shown_is_cut_where_the_study_cuts(shown, strict_study):
     expected = overlay_batch(data.images[part.test], found, targets)
     worst = counts["iou"].argsort().to_numpy()[:8]
     assert np.array_equal(shown[1][8:], expected[worst])
-    report.show_predictions(study, 0.5, len(part.test))
+    study_figures.show_predictions(study, 0.5, len(part.test))
     show_overlays(model, data, counts, part.test, accelerator, threshold=0.7)
     for pictures in shown[2:]: assert np.array_equal(pictures[len(part.test):], expected)
     assert len(shown) == 4
