@@ -14,7 +14,7 @@ from .base.files import write_atomic
 def write_report_html(
     notebook: str | Path,  # report.ipynb, executed
 ) -> Path:  # report.html beside it
-    "One HTML file of what follows the parameters cells."
+    "Write one HTML file of what follows the parameters cells."
     import nbformat
     from nbconvert import HTMLExporter
 

@@ -73,7 +73,7 @@ def test_each_use_is_compared_with_scratch_and_counted(run, workplace, tmp_path,
     assert sentences[-1].startswith("Consistency")
     for name, table in {"comparisons": ours, "uses": uses.reset_index()}.items():
         write_csv(workplace / "outputs" / "uses" / f"{name}.csv", table)
-    print_results(run)
+    print_results(workplace / "outputs" / "uses")
     assert capsys.readouterr().out.splitlines()[:len(sentences)] == sentences
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OVER_CLASSES', 'mean_and_half', 'results_table', 'seeds_note', 'last_epoch_best', 'published_results',
-           'compare_with_published', 'missing_runs', 'print_results', 'report_title', 'describe_images',
-           'minutes_trained', 'kept_epochs', 'describe_runs', 'folded', 'class_table', 'confusion_matrix']
+           'compare_with_published', 'class_table', 'confusion_matrix', 'folded', 'missing_runs', 'print_results',
+           'report_title', 'describe_images', 'describe_runs']
 
 # %% ../../nbs/evidence/tables.ipynb #a96732cf
 from html import escape
@@ -17,8 +17,8 @@ from ..base.files import read_csv, read_json, repo_root, resolve_path
 from ..base.config import read_yaml
 from ..base.run import read_params, read_state
 from ..unet import KEPT_EPOCH
-from ..study.grid import BASE, Run, arm_label, ratio_label, study_runs
-from ..study.status import current_runs, failed_and_stale, study_progress
+from ..study.grid import BASE, Run, ratio_label, study_runs
+from ..study.status import failed_and_stale, study_progress
 from ..study.results import collect_results, collect_validation, result_runs, run_minutes
 from .statistics import seed_interval
 from .verdict import verdict, warnings_of
@@ -29,7 +29,7 @@ def mean_and_half(
     values: pd.Series,  # one a seed
     sign: str = "",  # "+" to give a gain its sign as well
 ) -> str:  # 0.616 ± 0.022
-    "The mean, ± half of its 95 % interval where there are several."
+    "Return the mean, ± half of its 95 % interval where there are several."
     if len(values) == 1: return f"{values.mean():{sign}.3f}"
     low, high = seed_interval(values.to_numpy())
     return f"{values.mean():{sign}.3f} ± {(high - low) / 2:.3f}"
@@ -39,16 +39,21 @@ def results_table(
     results: pd.DataFrame,  # as `collect_results` gives
     metric: str = "iou",
 ) -> pd.DataFrame:  # arms × label ratios, text
-    "The mean over seeds, ± half of its 95 % interval where there are several; the most labels first."
-    arms = [arm_label(*row) for row in zip(results["encoder"], results["recipe"])]
+    "Return the means over seeds, ± half of their 95 % interval where there are several; the most labels first."
+    arms = [Run({}, "unet", *way).label for way in zip(results["encoder"], results["recipe"])]
     cells = results.assign(arm=arms).groupby(["arm", "label_ratio"], sort=False)[metric]
     table = cells.apply(mean_and_half).unstack(sort=False).sort_index(axis=1, ascending=False)
-    table = table.rename(columns=ratio_label, index=str)
-    return table.rename_axis(index=None, columns=None).fillna("–")
+    return table.rename(columns=ratio_label, index=str).rename_axis(index=None, columns=None).fillna("–")
+
+
+def _side_by_side(tables: dict, ratios: list) -> pd.DataFrame:  # columns (ratio, name of the table)
+    "Return tables of `results_table` as one, a column of each beside one another at every ratio."
+    both = pd.concat(tables, axis=1).swaplevel(axis=1)
+    return both[[(ratio, name) for ratio in ratios for name in tables if (ratio, name) in both]].fillna("–")
 
 
 def seeds_note(results: pd.DataFrame) -> str:
-    "How many runs a figure rests on."
+    "Return how many runs a figure rests on."
     n = results.groupby(["encoder", "recipe", "label_ratio"]).size()
     if n.max() == 1: return "; one seed"
     count = f"{n.min()} to {n.max()}" if n.min() < n.max() else f"{n.max()}"
@@ -58,15 +63,15 @@ def seeds_note(results: pd.DataFrame) -> str:
 def last_epoch_best(
     validation: pd.DataFrame,  # as `collect_validation` gives
 ) -> pd.DataFrame:  # recipe, label_ratio, runs, last_epoch_best
-    "How many U-Nets had their lowest validation loss in their last epoch."
+    "Return how many U-Nets had their lowest validation loss in their last epoch."
     cells = validation.groupby(["recipe", "label_ratio"], sort=False)["last_epoch_best"]
     return cells.agg(runs="size", last_epoch_best="sum").reset_index()
 
-# %% ../../nbs/evidence/tables.ipynb #19a74198
+
 def published_results(
     study: dict,  # an encoder is compared with the published one of its name, or the one its `published` names
 ) -> pd.DataFrame:  # the published study's metrics, under this study's encoder names
-    "What the published study found for the counterparts of this study's encoders."
+    "Return the published results of the counterparts of this study's encoders."
     published = read_csv(repo_root() / "params" / "published.csv")
     parts = []
     for encoder, params in study["encoders"].items():
@@ -80,25 +85,44 @@ def compare_with_published(
     published: pd.DataFrame,  # as `published_results` gives
     metric: str = "iou",
 ) -> pd.DataFrame:  # encoders × (label ratio, here or published), text
-    "This study's table with the published one beside it."
+    "Return this study's table with the published one beside it."
     tables = {"here": results_table(results, metric), "published": results_table(published, metric)}
-    both = pd.concat(tables, axis=1).swaplevel(axis=1)
-    columns = [(ratio, source) for ratio in tables["here"] for source in tables if (ratio, source) in both]
-    return both.reindex(columns=columns, index=tables["here"].index).fillna("–")
-
-# %% ../../nbs/evidence/tables.ipynb #cf63bab9
-def _study_in(folder: str | Path) -> dict:  # outputs/<study>
-    "The study that a folder holds; that its data sets are there is not asked."
-    file = resolve_path(folder) / "study.yaml"
-    if file.is_file(): return read_yaml(file)
-    raise FileNotFoundError(f"There is no study in {folder} (study.yaml is missing); run it first.")
+    return _side_by_side(tables, list(tables["here"])).loc[tables["here"].index]
 
 
+OVER_CLASSES = ["iou_per_image", "iou_with_background", "iou_weighted"]  # metrics that are no class's
+
+
+def class_table(
+    results: pd.DataFrame,  # as `collect_results` gives
+) -> pd.DataFrame:  # arms × (label ratio, class), text; empty for one thing and its background
+    "Return the IoU of each class, as `results_table` has the mean."
+    metrics = [column for column in results if column.startswith("iou_") and column not in OVER_CLASSES]
+    tables = {metric.removeprefix("iou_"): results_table(results.dropna(subset=[metric]), metric) for metric in metrics}
+    return _side_by_side(tables, list(results_table(results))) if tables else pd.DataFrame()
+
+
+def confusion_matrix(
+    per_image: list[pd.DataFrame],  # per_image.csv of each seed
+) -> pd.DataFrame:  # true classes × called, shares of the true class's pixels
+    "Return which class was taken for which, over all test images and seeds."
+    total = sum(table[[column for column in table if ">" in column]].sum() for table in per_image)
+    pairs = pd.MultiIndex.from_tuples([tuple(column.split(">")) for column in total.index])
+    pixels = pd.Series(total.to_numpy(), pairs).unstack(sort=False)
+    return pixels.div(pixels.sum(axis=1), axis=0)
+
+
+def folded(summary: str, table: pd.DataFrame) -> str:  # HTML
+    "Return a table to open by a click."
+    rows = table.to_html(index=False, na_rep="–", border=0, justify="left")
+    return f"<details><summary>{escape(summary)}</summary>{rows}</details>"
+
+# %% ../../nbs/evidence/tables.ipynb #19a74198
 def missing_runs(
     study: dict,
     results: pd.DataFrame,  # as `collect_results` gives
 ) -> list[str]:
-    "What a study has not got, a line each: how many cells, and each run that failed or is stale, with its sentence."
+    "Return what is missing, a line each: how many cells, and each run that failed or is stale, with its sentence."
     n_cells = len(study_runs(study, "evaluation"))
     lines = failed_and_stale(study_progress(study))
     if len(results) < n_cells: lines.insert(0, f"{len(results)} of {n_cells} cells are evaluated")
@@ -106,14 +130,16 @@ def missing_runs(
 
 
 def print_results(
-    study: dict | str | Path,  # a study, or its folder: outputs/<study>
+    folder: str | Path,  # outputs/<study>
 ):
-    "Print the table of test IoU, and where results and report lie."
-    if not isinstance(study, dict): study = _study_in(study)
+    "Print the verdict, the table of test IoU, and where results and report lie."
+    folder = resolve_path(folder)
+    if not (folder / "study.yaml").is_file():
+        raise FileNotFoundError(f"There is no study in {folder} (study.yaml is missing); run it first.")
+    study = read_yaml(folder / "study.yaml")  # unchecked: its data sets may be gone
     results = collect_results(study)
     for line in missing_runs(study, results): print(line)
     if not len(results): return
-    folder = resolve_path(f"outputs/{study['name']}")
     made = {name: folder / f"{name}.csv" for name in ("comparisons", "uses", "labels")}
     read = {name: read_csv(file) for name, file in made.items() if file.is_file()}
     if "comparisons" in read:
@@ -124,70 +150,53 @@ def print_results(
     for name, file in {"Every metric: ": "results.csv", "Report:       ": "report.html"}.items():
         if (folder / file).is_file(): print(f"{name}{folder / file}")
 
-# %% ../../nbs/evidence/tables.ipynb #b42f9f99
+
 def report_title(
     study: dict,
     results: pd.DataFrame,  # as `collect_results` gives
 ) -> str:  # Markdown
-    "The head of a report; raises `ValueError` for a study that has no results yet."
+    "Return the head of a report; raise `ValueError` for a study that has no results yet."
     if not len(results): raise ValueError(f"The study {study['name']} has no evaluated cell yet; run it first.")
     sizes = {stage: study[stage].get("image_size", study["image_size"]) for stage in ("unet", "simclr")}
     size = f"a {study['encoder_name']} encoder at {sizes['unet']} px"
     if sizes["simclr"] != sizes["unet"]: size += f", pretrained at {sizes['simclr']} px"
     images = f"fine-tuned on `{study['unet'].get('dataset', 'synthetic')}`, {results['n_images'].iloc[0]} test images"
-    missing = "".join(f"\n- {line}" for line in missing_runs(study, results))
     cells = f"{len(results)} of {len(study_runs(study, 'evaluation'))} cells"
-    return f"# Study `{study['name']}`\n\n{cells}: {size}, {images}.\n{missing}"
+    missing = [f"- {line}" for line in missing_runs(study, results)]
+    return "\n".join([f"# Study `{study['name']}`", "", f"{cells}: {size}, {images}.", *missing])
 
-# %% ../../nbs/evidence/tables.ipynb #3ccefbad
+# %% ../../nbs/evidence/tables.ipynb #cf63bab9
 def describe_images(
     study: dict,
     data: ImageData,  # as `study_data` gives
 ) -> str:  # Markdown
-    "What was left out of the images, and what else is odd about them."
+    "Return what was left out of the images, and what else is odd about them."
     lines = [f"{note}." for note in data.notes]
     if data.skipped: lines.append(f"Labelled: {len(data.skipped)} files were left out, see `skipped.csv` of a run.")
     for run in {run.start: run for run in study_runs(study, "simclr")}.values():
-        folder = run.folder
-        if read_state(folder)["state"] != "done": continue
-        metrics = read_json(folder / "metrics.json")
+        if read_state(run.folder)["state"] != "done": continue
+        metrics = read_json(run.folder / "metrics.json")
         line = f"{run.start}: pretrained on {metrics['n_train'] + metrics['n_val']:,} images"
         if metrics["n_left_out"]:
             line += f"; {metrics['n_left_out']:,} were left out as test images of the study or near-duplicates of them"
-        skipped = folder / "skipped.csv"
+        skipped = run.folder / "skipped.csv"
         if skipped.is_file(): line += f"; {len(read_csv(skipped))} files were left out, see `skipped.csv`"
         lines.append(f"{line}.")
     return "\n".join(f"- {line}" for line in lines) or "Nothing was left out."
-
-# %% ../../nbs/evidence/tables.ipynb #9a222e0e
-def _what_ran(study: dict) -> pd.DataFrame:  # a row a run: when, and what its params.yaml says it ran on
-    "The runs that the results rest on: pretraining, fine-tuning and evaluation."
-    rows = []
-    for run in result_runs(study):
-        if not (run.folder / "params.yaml").is_file(): continue  # a pretraining whose folder was removed since
-        rows.append({**read_params(run.folder)["ran_on"], "when": read_state(run.folder).get("when", "")})
-    return pd.DataFrame(rows)
-
-
-def minutes_trained(study: dict) -> float:
-    "What all epochs of a study's pretraining and fine-tuning took, without what a run needs to begin and to validate."
-    runs = [*study_runs(study, "simclr"), *(run.at("unet") for run in current_runs(study))]
-    return sum(run_minutes(run) for run in runs)
-
-# %% ../../nbs/evidence/tables.ipynb #2b8e18b3
-def kept_epochs(study: dict) -> str:
-    "Say which epoch of a fine-tuning was kept, by recipe where they differ."
-    first = study["label_ratios"][0]
-    kept = {recipe: Run(study, "unet", "scratch", recipe, first).params["keep"] for recipe in (BASE, *study["recipes"])}
-    if len(set(kept.values())) == 1: return KEPT_EPOCH[kept[BASE]]
-    return "; ".join(f"{recipe} recipe: {KEPT_EPOCH[keep]}" for recipe, keep in kept.items())
 
 
 def describe_runs(
     study: dict,
 ) -> str:  # Markdown
-    "When, where and with what a study ran, and where to find what it made."
-    ran = _what_ran(study)
+    "Return when, where and with what a study ran, and where to find what it made."
+    runs = result_runs(study)
+    there = [run.folder for run in runs if (run.folder / "params.yaml").is_file()]  # a pretraining may be removed
+    ran = pd.DataFrame([{**read_params(folder)["ran_on"], "when": read_state(folder).get("when", "")}
+                        for folder in there])
+    minutes = sum(run_minutes(run) for run in runs if run.stage != "evaluation")
+    kept = {recipe: KEPT_EPOCH[Run(study, "unet", "scratch", recipe, study["label_ratios"][0]).params["keep"]]
+            for recipe in (BASE, *study["recipes"])}
+    by_recipe = "; ".join(f"{recipe} recipe: {epoch}" for recipe, epoch in kept.items())
 
     def named(column): return ", ".join(sorted(ran[column].dropna().astype(str).unique()))
 
@@ -199,43 +208,9 @@ def describe_runs(
     return "\n".join([
         f"- Ended {ran['when'].max().replace('T', ' ')}; {named('machine')}; {named('device')}, {named('precision')}; "
         f"torch {named('torch')}; simseg {commits}{dirty}.{several}",
-        f"- Kept of each fine-tuning: {kept_epochs(study)}.",
-        f"- {minutes_trained(study):.1f} minutes of training, all runs together.",
+        f"- Kept of each fine-tuning: {by_recipe if len(set(kept.values())) > 1 else kept[BASE]}.",
+        f"- {minutes:.1f} minutes of training, all runs together.",
         f"- Settings: `{folder}/study.yaml`; of each run, its `params.yaml`.",
         f"- Models: `{folder}/unet/…/model`; `simseg predict photo.jpg --study {study['name']}` takes the one that did "
         "best on validation images.",
     ])
-
-
-def folded(
-    summary: str,
-    table: pd.DataFrame,
-) -> str:  # HTML
-    "A table to open by a click."
-    rows = table.to_html(index=False, na_rep="–", border=0, justify="left")
-    return f"<details><summary>{escape(summary)}</summary>{rows}</details>"
-
-# %% ../../nbs/evidence/tables.ipynb #78a1ce27
-OVER_CLASSES = ["iou_per_image", "iou_with_background", "iou_weighted"]  # metrics that are no class's
-
-
-def class_table(
-    results: pd.DataFrame,  # as `collect_results` gives
-) -> pd.DataFrame:  # arms × (label ratio, class), text; empty for one thing and its background
-    "The IoU of each class, as `results_table` has the mean."
-    metrics = [column for column in results if column.startswith("iou_") and column not in OVER_CLASSES]
-    tables = {metric.removeprefix("iou_"): results_table(results.dropna(subset=[metric]), metric) for metric in metrics}
-    if not tables: return pd.DataFrame()
-    both = pd.concat(tables, axis=1).swaplevel(axis=1)
-    ratios = dict.fromkeys(map(ratio_label, results["label_ratio"]))  # in the order of the results
-    return both[[(ratio, name) for ratio in ratios for name in tables if (ratio, name) in both]].fillna("–")
-
-
-def confusion_matrix(
-    per_image: list[pd.DataFrame],  # per_image.csv of each seed
-) -> pd.DataFrame:  # true classes × called, shares of the true class's pixels
-    "What was taken for what, over all test images and seeds."
-    total = sum(table[[column for column in table if ">" in column]].sum() for table in per_image)
-    pairs = pd.MultiIndex.from_tuples([tuple(column.split(">")) for column in total.index])
-    pixels = pd.Series(total.to_numpy(), pairs).unstack(sort=False)
-    return pixels.div(pixels.sum(axis=1), axis=0)
