@@ -274,8 +274,8 @@ class RunFolder:
                 if done == self.params["stop_after"]: break
             else: self.stopped = False  # it ended by itself, perhaps before the last epoch
         except KeyboardInterrupt:
-            if not self.state.path.exists(): raise  # in the first epoch nothing has been learnt yet
             self.settings.enter_context(uninterrupted())
+            if not self.state.path.exists(): raise  # in the first epoch nothing has been learnt yet
             self.state.restore()
             write_csv(self.folder / "history.csv", self.history)
         self.stopped = self.stopped and self.state.epoch < self.params["epochs"]
