@@ -29,12 +29,10 @@ from simseg.images.sets import files_fingerprint
 from simseg.evidence.tables import print_results
 from simseg.base.provenance import code_fingerprint
 from simseg.base.run import read_state
-from simseg.study.grid import cells_to_run
+from simseg.study.grid import Run, ready_encoder, runs_to_do, split_arm
 from simseg.study.files import RESOURCES, check_not_taken, check_study
 from simseg.study.results import collect_results
-from simseg.study.grid import evaluation_params, pretraining_seed, ready_encoder, run_dir
 from simseg.study.files import note_origin, read_study
-from simseg.study.grid import simclr_params, split_arm, unet_params
 from simseg.study.resources import run_resources
 from simseg.learning.encoders import UNTRAINED, encoder_file
 
@@ -88,36 +86,31 @@ def batch_job(notebook):
     run = f"SIMSEG_GPUS={{resources.gpu}} {papermill} nbs/{notebook}.ipynb {{log[0]}} {asked} > {{log[1]}} 2>&1"
     return f"{run} && {write_sums} {{output}} {{params.made}}"
 
+def run_of(stage, wildcards):
+    "The run that a rule's wildcards name."
+    if stage == "simclr": return Run(study, stage, wildcards.encoder, seed=int(wildcards.seed))
+    return Run(study, stage, *split_arm(wildcards.arm), float(wildcards.ratio), int(wildcards.seed))
+
 def pretrained(wildcards):
-    encoder, _ = split_arm(wildcards.arm)
-    ready = ready_encoder(study, encoder)
-    if not ready: return f"{root}/simclr/{encoder}/seed{pretraining_seed(study, int(wildcards.seed))}/results.sha256"
+    run = run_of("unet", wildcards)
+    if run.inputs: return [f"{used.out_dir}/results.sha256" for used in run.inputs]
+    ready = ready_encoder(study, run.start)
     return [] if ready in UNTRAINED else str(encoder_file(ready))
-
-def simclr_of(w): return simclr_params(study, w.encoder, int(w.seed))
-
-def unet_of(w): return unet_params(study, w.arm, float(w.ratio), int(w.seed))
-
-def evaluation_of(w): return evaluation_params(study, w.arm, float(w.ratio), int(w.seed))
 
 def takes(stage):
     "What a run takes of a machine, as the resources of its rule: mem_mb, runtime in minutes, and gpu."
-    def resource(name):
-        def of(w):
-            run = [w.encoder, int(w.seed)] if stage == "simclr" else [w.arm, int(w.seed), float(w.ratio)]
-            return run_resources(study, stage, *run)[name]
-        return of
-    return {name: resource(name) for name in RESOURCES}
+    return {name: lambda w, name=name: run_resources(run_of(stage, w))[name] for name in RESOURCES}
 
 files_of = lru_cache(files_fingerprint)
 
-def depends_on(stage, params):
+def depends_on(run):
     "What makes a run besides its parameters, as it is now: where one of these has changed, it runs again."
+    params = run.params
     named = sorted({params["dataset"], params.get("leave_out", "")} - {""})
     images = " ".join(files_of(dataset, study["data_root"]) for dataset in named).strip()
-    return f"code {code_fingerprint(stage)}, images {images or 'drawn'}, {precision}"
+    return f"code {code_fingerprint(run.stage)}, images {images or 'drawn'}, {precision}"
 
-evaluated = [run_dir(study, "evaluation", arm, seed, ratio) for arm, ratio, seed in cells_to_run(study)]
+evaluated = [run.out_dir for run in runs_to_do(study)]
 
 # a run whose files somebody has removed, or that are damaged, has to run again
 for file in Path(root).glob("**/results.sha256"):
@@ -148,7 +141,7 @@ onstart:
     note_origin(study, study_file)
     for each in STOPS: signal.signal(each, lines.stop)  # Snakemake has its own by now, which waits for every run's end
 
-make_report = f"{python} -c 'from simseg.tools.command import main; main()' report {root}/study.yaml > {root}/log.txt 2>&1"
+make_report = f"{python} -m simseg report {root}/study.yaml > {root}/log.txt 2>&1"
 
 onsuccess: print_results(root)
 
@@ -172,10 +165,10 @@ rule simclr:
     output: f"{root}/simclr/{{encoder}}/seed{{seed}}/results.sha256"
     log: f"{root}/simclr/{{encoder}}/seed{{seed}}/notebook.ipynb", f"{root}/simclr/{{encoder}}/seed{{seed}}/log.txt"
     params:
-        asked=lambda w: as_yaml(simclr_of(w)),
-        depends=lambda w: depends_on("simclr", simclr_of(w)),
+        asked=lambda w: as_yaml(run_of("simclr", w).params),
+        depends=lambda w: depends_on(run_of("simclr", w)),
         made=made("metrics.json", "encoder.safetensors", "learnt_from.safetensors")
-    threads: lambda w: study["threads"]
+    threads: study["threads"]
     resources: **takes("simclr")
     shell: batch_job("2_simclr")
 
@@ -184,8 +177,8 @@ rule unet:
     output: f"{root}/unet/{grid_cell}/results.sha256"
     log: f"{root}/unet/{grid_cell}/notebook.ipynb", f"{root}/unet/{grid_cell}/log.txt"
     params:
-        asked=lambda w: as_yaml(unet_of(w)),
-        depends=lambda w: depends_on("unet", unet_of(w)),
+        asked=lambda w: as_yaml(run_of("unet", w).params),
+        depends=lambda w: depends_on(run_of("unet", w)),
         made=made("metrics.json", "model/*")
     threads: study["threads"]
     resources: **takes("unet")
@@ -196,8 +189,8 @@ rule evaluation:
     output: f"{root}/evaluation/{grid_cell}/results.sha256"
     log: f"{root}/evaluation/{grid_cell}/notebook.ipynb", f"{root}/evaluation/{grid_cell}/log.txt"
     params:
-        asked=lambda w: as_yaml(evaluation_of(w)),
-        depends=lambda w: depends_on("evaluation", evaluation_of(w)),
+        asked=lambda w: as_yaml(run_of("evaluation", w).params),
+        depends=lambda w: depends_on(run_of("evaluation", w)),
         made=made("metrics.json", "per_image.csv")
     threads: study["threads"]
     resources: **takes("evaluation")

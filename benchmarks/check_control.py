@@ -10,6 +10,7 @@ cell's control and scratch are trained for one epoch, on one machine, and everyt
 import os
 import shutil
 import sys
+from dataclasses import replace
 
 import torch
 from common import finish, parse
@@ -17,7 +18,7 @@ from common import finish, parse
 from simseg.evidence.comparisons import encoder_kind
 from simseg.base.files import resolve_path
 from simseg.simclr import run_simclr
-from simseg.study.grid import arm_name, simclr_params, split_arm, study_cells, unet_params
+from simseg.study.grid import Run, study_runs
 from simseg.study.files import read_study
 from simseg.unet import run_unet
 
@@ -29,9 +30,9 @@ def first_difference(control: dict, scratch: dict) -> str:
     return ""
 
 
-def state_after_an_epoch(study: dict, arm: str, ratio: float, seed: int) -> dict:
+def state_after_an_epoch(run: Run) -> dict:
     "Everything that a run would go on with; its files are gone again."
-    params = {**unet_params(study, arm, ratio, seed), "stop_after": 1}
+    params = {**run.params, "stop_after": 1}
     folder = resolve_path(params["out_dir"])
     shutil.rmtree(folder, ignore_errors=True)
     run_unet(params)
@@ -44,14 +45,14 @@ def state_after_an_epoch(study: dict, arm: str, ratio: float, seed: int) -> dict
 def compared_cells(study: dict) -> list[dict]:
     "A row for each cell of the control."
     rows = []
-    for arm, ratio, seed in study_cells(study):
-        encoder, recipe = split_arm(arm)
-        if encoder_kind(study, encoder) != "control": continue
-        run_simclr(simclr_params(study, encoder, seed))
-        control = state_after_an_epoch(study, arm, ratio, seed)
-        scratch = state_after_an_epoch(study, arm_name("scratch", recipe), ratio, seed)
+    for run in study_runs(study, "unet"):
+        if encoder_kind(study, run.start) != "control": continue
+        for pretraining in run.inputs: run_simclr(pretraining.params)
+        control = state_after_an_epoch(run)
+        scratch = state_after_an_epoch(replace(run, start="scratch"))
         loss = control["history"][-1]["loss"]
-        row = {"encoder": encoder, "recipe": recipe, "label_ratio": ratio, "seed": seed, "loss": f"{loss:.6f}"}
+        cell = {"encoder": run.start, "recipe": run.recipe, "label_ratio": run.ratio, "seed": run.seed}
+        row = {**cell, "loss": f"{loss:.6f}"}
         rows.append({**row, "difference": first_difference(control, scratch) or "none"})
         print(rows[-1], flush=True)
     return rows

@@ -9,25 +9,24 @@ import torch
 from common import finish, parse
 
 from simseg.learning.consistency import without_labels
-from simseg.base.files import resolve_path
 from simseg.base.machine import make_accelerator
 from simseg.learning.metrics import summarise
-from simseg.study.grid import split_arm, study_cells, study_data, unet_params
+from simseg.study.grid import Run, study_data, study_runs
 from simseg.study.files import read_study
 from simseg.study.status import read_history
 from simseg.unet import count_images, load_model
 
 
-def knn_accuracy(study: dict, encoder: str, seed: int) -> str:
-    "Of the pretraining's last epoch so far."
-    history = read_history(study, "simclr", encoder, seed)
-    return f"{history['knn_accuracy'].iloc[-1]:.3f}" if "knn_accuracy" in history else "–"
+def knn_accuracy(run: Run) -> str:
+    "Of the last epoch so far of the pretraining that a run begins with."
+    histories = [read_history(pretraining) for pretraining in run.inputs]
+    return " ".join(f"{each['knn_accuracy'].iloc[-1]:.3f}" for each in histories if "knn_accuracy" in each) or "–"
 
 
 def measured_cells(study: dict, device: str) -> list[dict]:
     "A row for each model that there is."
     data, _ = study_data(study)
-    shared = unet_params(study, "scratch", 0.8, 0)
+    shared = Run(study, "unet", "scratch", ratio=0.8).params
     most = max(study["label_ratios"])
     if most >= 0.8: sys.exit(f"choose.py looks at images that no cell has labels of, and {most:g} leaves none.")
     unseen = torch.from_numpy(without_labels(data, most, shared["split"], shared["split_seed"]))
@@ -35,16 +34,14 @@ def measured_cells(study: dict, device: str) -> list[dict]:
     images = torch.from_numpy(data.images)
     masks = torch.from_numpy(data.masks)
     rows = []
-    for arm, ratio, seed in study_cells(study):
-        params = unet_params(study, arm, ratio, seed)
-        if not (resolve_path(params["out_dir"]) / "metrics.json").is_file(): continue
-        model, _ = load_model(f"{params['out_dir']}/model")
+    for run in study_runs(study, "unet"):
+        if not (run.folder / "metrics.json").is_file(): continue
+        model, _ = load_model(run.folder / "model")
         model = model.to(accelerator.device, memory_format=torch.channels_last)
-        counts = count_images(model, images, masks, unseen, accelerator, params["border"])
-        encoder, recipe = split_arm(arm)
-        row = {"encoder": encoder, "recipe": recipe, "label_ratio": ratio, "seed": seed, "images": len(unseen)}
-        row |= {"k-NN": knn_accuracy(study, encoder, seed), "iou": f"{summarise(counts, data.classes)['iou']:.3f}"}
-        rows.append(row)
+        counts = count_images(model, images, masks, unseen, accelerator, run.params["border"])
+        cell = {"encoder": run.start, "recipe": run.recipe, "label_ratio": run.ratio, "seed": run.seed}
+        iou = summarise(counts, data.classes)["iou"]
+        rows.append({**cell, "images": len(unseen), "k-NN": knn_accuracy(run), "iou": f"{iou:.3f}"})
     return rows
 
 

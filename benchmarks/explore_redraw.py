@@ -1,4 +1,4 @@
-"""How long does each widget of simseg.explore take to redraw? The median and the slowest of moves of each slider, in
+"""How long does each widget of tools/explore take to redraw? The median and the slowest of moves of each slider, in
 seconds; the first move after opening is left out, since it loads models and libraries.
 
     python benchmarks/explore_redraw.py
@@ -11,7 +11,7 @@ import ipywidgets as widgets
 from common import finish, parse
 
 from simseg.tools.explore import explore_data, explore_embedding, explore_neighbours, explore_predictions
-from simseg.tools.explore import explore_study, explore_temperature, explore_views
+from simseg.tools.explore import explore_temperature, explore_views
 
 MOVES = 20  # of a slider, from its least value up
 
@@ -49,7 +49,6 @@ def opened(args) -> dict:  # name → the explorer, and which of its controls ar
     found["embedding"] = (explore_embedding(args.study, args.data_root), ["place", "method"])
     found["neighbours"] = (explore_neighbours(args.study, args.data_root), ["place"])
     found["predictions"] = (explore_predictions(args.study, args.data_root), ["threshold", "rank"])
-    found["study"] = (explore_study(args.study), ["ratio"])
     return found
 
 

@@ -30,7 +30,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def _scale(images):
     "Return images as `normalise` does, but plane by plane."
     mean, std = [torch.stack([torch.full((), value, device=images.device) for value in values]).view(3, 1, 1)
-                 for values in (IMAGENET_MEAN, IMAGENET_STD)]  # filled there: a copy would make the host wait for the GPU
+                 for values in (IMAGENET_MEAN, IMAGENET_STD)]  # filled there: a copy would make a GPU wait
     if images.is_floating_point(): return (images - mean).div_(std)
     return images.float().div_(255).sub_(mean).div_(std)
 

@@ -167,7 +167,7 @@ def monitor(
         row = row | validate(model, images, held_out, params, same_views, **views_of(params))
     check_finite(row)
     if row.get("spread", 1) < COLLAPSED:
-        raise ValueError(f"The features collapsed in epoch {row['epoch']}: the projections of all held-out images lie in "
+        raise ValueError(f"The features collapsed in epoch {row['epoch']}: projections of all held-out images lie in "
                          f"one place (spread {row['spread']:.3g}); take a smaller learning_rate, a longer warm-up, "
                          "or a larger batch_size.")
     return row | classify(model.encoder, images, labels, train, held_out, accelerator)
@@ -278,7 +278,8 @@ class Pretraining:
             labelled = load_pairs(params["leave_out"], **rest)
             tested = known_images(labelled, split_data(labelled, 0.8, params["split"], params["split_seed"]).test)
             self.began_with["left_out"] = labelled.fingerprint
-        if params["start"] not in UNTRAINED: self.began_with["encoder"] = file_fingerprint(encoder_file(params["start"]))
+        start = params["start"]
+        if start not in UNTRAINED: self.began_with["encoder"] = file_fingerprint(encoder_file(start))
         self.part = split_unlabelled(self.data, params["max_images"], params["val_fraction"], params["split"],
                                      params["split_seed"], tested)
         # shuffled once, since the first few thousand serve as k-NN's bank and the file may be sorted by class

@@ -9,6 +9,9 @@ import pytest
 import yaml
 
 from simseg.base.parameters import parameter_defaults
+from simseg.base.run import read_state
+from simseg.study.grid import BASE, Run, split_arm, study_runs
+from simseg.study.status import judge_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -30,6 +33,52 @@ def torchrun(n: int, params: dict, *program: str, **more) -> subprocess.Popen:
     command += [*(program or ("-m", "simseg", "pretrain")), file]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=with_our_commands(**more), **pipes)
+
+
+# A study's cells by arm, ratio and seed, as its folders have them
+
+def run_at(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> Run:
+    return Run(study, stage, *split_arm(arm), ratio, seed)
+
+
+def study_cells(study: dict) -> list[tuple]:
+    return [(run.arm, run.ratio, run.seed) for run in study_runs(study, "evaluation")]
+
+
+def pretrainings(study: dict) -> list[tuple]: return [(run.start, run.seed) for run in study_runs(study, "simclr")]
+
+
+def run_dir(study: dict, *run) -> str: return run_at(study, *run).out_dir
+
+
+def run_params(study: dict, *run) -> dict: return run_at(study, *run).params
+
+
+def simclr_params(study: dict, start: str, seed: int) -> dict: return Run(study, "simclr", start, seed=seed).params
+
+
+def unet_params(study: dict, arm: str, ratio: float, seed: int) -> dict:
+    return run_at(study, "unet", arm, seed, ratio).params
+
+
+def evaluation_params(study: dict, arm: str, ratio: float, seed: int) -> dict:
+    return run_at(study, "evaluation", arm, seed, ratio).params
+
+
+def runs_of_cell(study: dict, arm: str, ratio: float, seed: int) -> list[tuple]:
+    chain = run_at(study, "evaluation", arm, seed, ratio).chain
+    return [(run.stage, run.arm, run.seed, *([] if run.stage == "simclr" else [run.ratio])) for run in chain]
+
+
+def judge_cells(study: dict) -> dict:
+    "Of each finished cell why it is stale; empty for one that counts."
+    done = [run for run in study_runs(study, "evaluation")
+            if all(read_state(each.folder)["state"] == "done" for each in (run, run.at("unet")))]
+    judged = judge_runs(study)
+    return {(run.arm, run.ratio, run.seed): judged[run] for run in done}
+
+
+def arm_name(start: str, recipe: str) -> str: return start if recipe == BASE else f"{start}-{recipe}"
 
 
 def with_our_commands(**more) -> dict:

@@ -10,7 +10,7 @@ from scipy.stats import binomtest, chisquare, ks_2samp, kstest
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 from simseg import augmentations
-from simseg.augmentations import blur_kernel, draw_colour, draw_views, gaussian_blur, jitter_colour, normalise
+from simseg.augmentations import blur_kernel, draw_views, gaussian_blur, jitter_colour, normalise
 from simseg.augmentations import random_crops, random_pairs, random_views, resized_crop, two_views
 from simseg.base.machine import compile_model
 
@@ -138,12 +138,12 @@ def test_a_view_is_torchvisions_with_the_parameters_drawn(spy):
 
 def test_a_pair_is_torchvisions_with_the_parameters_drawn(spy):
     "The mask is read at the nearest pixel of the same crop and flip."
-    calls = spy("_in_blocks")
+    calls = spy("make_views")
     pixels = (images(64) * 255).to(torch.uint8)
     trimaps = (1 + 3 * images(64)[:, 0]).to(torch.uint8)
     views, masks = random_pairs(pixels, trimaps, torch.Generator().manual_seed(0), jitter_strength=0.0)
     arguments, _ = calls[0]
-    drawn = arguments[2]
+    drawn = arguments[1]
     nearest = TF.InterpolationMode.NEAREST_EXACT
     assert 20 < drawn["flip"].sum() < 44
     for i, box in enumerate(boxes_of(drawn)):
@@ -190,7 +190,7 @@ def assert_share(some, expected):
 def test_jitter_is_drawn_as_torchvision_draws_it(strength):
     torch.manual_seed(0)
     theirs = colours_of_torchvision(strength, 10_000)
-    drawn = draw_colour(20_000, torch.Generator().manual_seed(0), strength)
+    drawn = draw_views(20_000, 32, torch.Generator().manual_seed(0), strength)
     values = torch.cat([drawn["factors"], drawn["turn"][:, None]], 1).T  # (4, N)
     jittered = (values[:3] != 1).all(0)
     assert torch.equal(jittered, (values[:3] != 1).any(0))

@@ -1,7 +1,7 @@
 "A study in blocks: which epoch is kept, which images are labelled, which pretraining a seed uses, what is recorded."
 import pytest
 import torch
-from conftest import small
+from conftest import pretrainings, run_dir, run_params, runs_of_cell, small, study_cells, unet_params
 
 from simseg import unet
 from simseg.base.files import read_json, write_csv, write_json
@@ -10,9 +10,8 @@ from simseg.images.splits import split_data
 from simseg.images.sets import load_pairs
 from simseg.images.known import read_known
 from simseg.evidence.record import record_study
-from simseg.study.grid import MINIATURE, cells_to_run, pretrainings, run_dir, study_cells, unet_params
+from simseg.study.grid import runs_to_do, MINIATURE, study_runs
 from simseg.study.files import check_study
-from simseg.study.status import run_params, runs_of_cell
 from simseg.unet import load_model, run_unet
 
 
@@ -22,10 +21,10 @@ def test_the_last_epoch_is_kept_where_it_is_asked_for(stop_after, tmp_path, monk
     true_epoch = unet.train_epoch
     calls = []
 
-    def train_epoch(model, *rest):
-        loss = true_epoch(model, *rest)
+    def train_epoch(learner, order):
+        loss = true_epoch(learner, order)
         calls.append(loss)
-        if len(calls) == 2: model.segmentation_head[0].bias.data += 20.0
+        if len(calls) == 2: learner.model.segmentation_head[0].bias.data += 20.0
         return loss
 
     monkeypatch.setattr(unet, "train_epoch", train_epoch)
@@ -120,8 +119,8 @@ def test_what_is_recorded_is_added_to_and_never_dropped(two_seeds, workplace):
         now = (folder / name).read_text().splitlines()
         assert set(lines) < set(now), name
     assert {name.rpartition("/")[2] for name in read_yaml(folder / "runs.yaml")} == {"seed0", "seed1"}
-    assert cells_to_run(without_root(study, skip_recorded=True)) == []
-    assert cells_to_run(study) == study_cells(study)
+    assert runs_to_do(without_root(study, skip_recorded=True)) == []
+    assert runs_to_do(study) == study_runs(study, "evaluation")
 
 
 def test_a_block_of_two_machines_is_refused_and_the_record_stays(two_seeds):

@@ -20,7 +20,7 @@ from playwright.sync_api import expect, sync_playwright
 from simseg.base.config import write_yaml
 from simseg.evaluation import run_evaluation
 from simseg.simclr import run_simclr
-from simseg.study.grid import evaluation_params, pretrainings, simclr_params, study_cells, unet_params
+from simseg.study.grid import study_runs
 from simseg.study.files import check_study
 from simseg.unet import run_unet
 
@@ -79,10 +79,8 @@ def run_small_study():
     "Two encoders at two ratios, in outputs/ of the repository that the test stands in."
     study = check_study(STUDY)
     write_yaml("outputs/small/study.yaml", study)
-    for pair in pretrainings(study): run_simclr(simclr_params(study, *pair))
-    for cell in study_cells(study):
-        run_unet(unet_params(study, *cell))
-        run_evaluation(evaluation_params(study, *cell))
+    stages = {"simclr": run_simclr, "unet": run_unet, "evaluation": run_evaluation}
+    for run in study_runs(study): stages[run.stage](run.params)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +99,8 @@ def lab(tmp_path_factory):
 def test_every_widget_follows_its_slider(lab, page):
     run_all_cells(page, lab)
     explorers = page.locator(EXPLORERS)
-    assert explorers.count() == 7
-    for i in range(7):
+    assert explorers.count() == 6
+    for i in range(6):
         picture = explorers.nth(i).locator(".widget-html img")
         redrawn = False
         for handle in explorers.nth(i).locator(".noUi-handle:visible").all():
@@ -181,7 +179,7 @@ def test_every_navigation_link_leads_to_a_page(site, page):
 
 def test_saved_widgets_show_without_a_kernel(site, page):
     page.goto(f"{site}/tutorials/explore.html")
-    expect(page.locator(".widget-html img")).to_have_count(7, timeout=MINUTES)
+    expect(page.locator(".widget-html img")).to_have_count(6, timeout=MINUTES)
     assert not page.errors
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import small
+from conftest import evaluation_params, pretrainings, simclr_params, small, study_cells, unet_params
 from PIL import Image
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
@@ -23,7 +23,6 @@ from simseg.learning.metrics import class_stats, count_batch, summarise
 from simseg.tools.predict import predict, predict_files
 from simseg.evidence.tables import class_table, confusion_matrix
 from simseg.simclr import run_simclr
-from simseg.study.grid import evaluation_params, pretrainings, simclr_params, study_cells, unet_params
 from simseg.study.files import check_study
 from simseg.study.results import collect_counts, collect_images, collect_results
 from simseg.unet import load_model, run_unet

@@ -2,9 +2,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import small
+from conftest import small, unet_params
 
-from simseg import consistency, unet
+from simseg import unet
+from simseg.learning import consistency
 from simseg.learning.consistency import Consistency
 from simseg.base.files import read_json
 from simseg.base.config import read_yaml
@@ -14,7 +15,6 @@ from simseg.images.sets import load_pairs, reading_of
 from simseg.images.known import read_known
 from simseg.evaluation import run_evaluation
 from simseg.base.checkpoint import Kept
-from simseg.study.grid import unet_params
 from simseg.study.files import check_study
 from simseg.unet import run_unet
 
@@ -37,7 +37,7 @@ def seen(monkeypatch):
             found.append(self.unlabelled.numpy())
             return super().next_views(n)
 
-    monkeypatch.setattr(consistency, "Consistency", Watched)
+    monkeypatch.setattr(unet, "Consistency", Watched)
     return found
 
 
@@ -88,9 +88,8 @@ def test_the_average_that_sets_the_targets_is_not_kept(tmp_path):
         params = small("unet", tmp_path, ema=ema, **{**ASKED, "epochs": 1})
         model, images, masks = begun(params)
         kept = Kept()
-        parts = (torch.arange(32), torch.arange(32, 48))
-        how = (params, make_accelerator("cpu"), kept, None, torch.arange(48, 96))
-        list(unet.finetune(model, images, masks, *parts, *how))
+        data = unet.TrainingSet(images, masks, torch.arange(32), torch.arange(32, 48), torch.arange(48, 96))
+        list(unet.finetune(model, data, params, make_accelerator("cpu"), kept))
         weights = model.state_dict()
         assert all(torch.equal(value, weights[key]) for key, value in kept.weights.items()) == (not ema)
 
@@ -101,8 +100,8 @@ def test_what_batch_norm_remembers_is_of_labelled_images_alone(tmp_path):
     for weight in (0.0, 1.0):
         params = small("unet", tmp_path, learning_rate=1e-12, **{**ASKED, "consistency": weight, "epochs": 1})
         model, images, masks = begun(params)
-        how = (params, make_accelerator("cpu"), Kept(), None, torch.arange(48, 96))
-        list(unet.finetune(model, images, masks, torch.arange(32), torch.arange(32, 48), *how))
+        data = unet.TrainingSet(images, masks, torch.arange(32), torch.arange(32, 48), torch.arange(48, 96))
+        list(unet.finetune(model, data, params, make_accelerator("cpu"), Kept()))
         remembered[weight] = {key: value for key, value in model.state_dict().items() if "running" in key}
     for key, value in remembered[0.0].items(): torch.testing.assert_close(remembered[1.0][key], value)
 

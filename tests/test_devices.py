@@ -7,19 +7,18 @@ import types
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, study_cells
 from torch._subclasses import FakeTensorMode
 
 import simseg.augmentations
 from simseg import simclr, unet
 from simseg.augmentations import random_pairs, two_views
-from simseg.learning.consistency import Consistency, follow
+from simseg.learning.consistency import Consistency
 from simseg.base.config import read_yaml
 from simseg.images.masks import BORDERS, make_targets
-from simseg.learning.losses import LOSSES, make_loss
-from simseg.learning.metrics import _count_classes, count_batch
+from simseg.learning.losses import LOSSES
+from simseg.learning.metrics import count_batch
 from simseg.simclr import OPTIMIZERS, SimCLR, make_optimizer
-from simseg.study.grid import study_cells
 from simseg.study.files import check_study
 
 GPU = torch.device("cuda")
@@ -93,44 +92,42 @@ def test_an_epoch_of_pretraining_waits_once(gpu, name, images_lie):
     assert line == "return torch.stack(losses).mean().item()"
 
 
+def learner(params: dict, classes: str = ""):
+    "What `unet.train_epoch` takes; torch's moving average cannot be copied so."
+    model = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+    data = unet.TrainingSet(pictures(16), trimaps(16), torch.arange(16), torch.arange(0))
+    return types.SimpleNamespace(model=model, forward=model, data=data, params=params, accelerator=ACCELERATOR,
+                                 augmentation=GENERATOR, optimizer=optimizer, average=None, consistency=None,
+                                 schedule=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4))
+
+
+@pytest.mark.parametrize("classes", ["", "cat=1 dog=2"])
 @pytest.mark.parametrize("changed", [{"loss": name} for name in LOSSES] + [{"border": name} for name in BORDERS]
                          + [{"augment": True}, {"freeze_encoder": True}])
-def test_an_epoch_of_fine_tuning_waits_once(gpu, changed):
-    "Two batches: augmentation, scaling, forward pass, each loss, a step; torch's moving average cannot be copied so."
+def test_an_epoch_of_fine_tuning_waits_once(gpu, changed, classes):
+    "Two batches: augmentation, scaling, forward pass, each loss, a step."
     params = {"batch_size": 8, "augment": False, "border": "pet", "loss": "bce", "freeze_encoder": False, **changed}
-    model = on_gpu(lambda: unet.make_unet("scratch", "resnet18"))
-    optimizer = unet.make_adam(model, 1e-3)
-    schedule = unet.make_schedule(optimizer, "cosine", 4)
-    line = waits_at(unet.train_epoch, model, model, pictures(16), trimaps(16), torch.arange(16, device=GPU), params,
-                    make_loss(params["loss"]), optimizer, schedule, ACCELERATOR, GENERATOR)
-    assert line == 'found = {"loss": (torch.stack(losses).sum() / len(order)).item()}'
+    line = waits_at(unet.train_epoch, learner(params, classes), torch.arange(16, device=GPU))
+    assert line == 'means = {"loss": (torch.stack(losses).sum() / len(order)).item()}'
 
 
 @pytest.mark.parametrize("classes", ["", "cat=1 dog=2"])
 def test_images_without_labels_wait_with_the_rest(gpu, classes):
-    "Their views, the average's targets and the loss on them; the average is another model here."
+    "Their views, the teacher's targets and the loss on them; the teacher is another model here."
     model = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes))
-    average = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes)).eval()
-    agreement = Consistency(pictures(16), torch.arange(16), model, average, 1.0, 4, None, GENERATOR, ACCELERATOR)
+    teacher = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes)).eval()
+    agreement = Consistency.__new__(Consistency)
+    vars(agreement).update(model=model, images=pictures(16), unlabelled=torch.arange(16), steps=4, weight=1.0,
+                           accelerator=ACCELERATOR, teacher=teacher, order=None, views=GENERATOR, recorded=[])
     assert agreement.loss(model, 8, step=0).device.type == "cuda"
-    follow(average, model, step=0)
+    agreement.update_teacher(step=0)
     assert waits_at(agreement.means).startswith("loss, share = ")
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_an_epoch_of_several_classes_waits_once(gpu, loss):
-    params = {"batch_size": 8, "augment": True, "border": "ignore", "loss": loss, "freeze_encoder": False}
-    model = on_gpu(lambda: unet.make_unet("scratch", "resnet18", "cat=1 dog=2"))
-    optimizer = unet.make_adam(model, 1e-3)
-    schedule = unet.make_schedule(optimizer, "cosine", 4)
-    line = waits_at(unet.train_epoch, model, model, pictures(16), trimaps(16), torch.arange(16, device=GPU), params,
-                    make_loss(loss), optimizer, schedule, ACCELERATOR, GENERATOR)
-    assert line == 'found = {"loss": (torch.stack(losses).sum() / len(order)).item()}'
 
 
 def test_counting_several_classes_waits_when_all_is_counted(gpu):
     logits = torch.rand(8, 3, 64, 64, device=GPU)
-    for border in BORDERS: assert waits_at(_count_classes, logits, make_targets(trimaps(), border)).startswith("return")
+    for border in BORDERS: assert waits_at(count_batch, logits, make_targets(trimaps(), border)).startswith("return")
 
 
 def test_counting_waits_when_all_is_counted(gpu):

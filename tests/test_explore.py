@@ -1,19 +1,15 @@
-"What simseg.explore shows of files that are not there, not done, or still growing."
-import asyncio
-
+"What tools/explore shows of files that are missing, not done, or still growing."
 import pytest
 import torch
-from filelock import FileLock
 from PIL import Image
 
-from simseg.base.files import resolve_path, write_csv, write_json
+from simseg.base.files import resolve_path
 from simseg.base.config import write_yaml
 from simseg.tools.widgets import first_study
-from simseg.tools.explore import draw_study, explore_data, explore_embedding, explore_neighbours, explore_predictions
-from simseg.tools.explore import explore_study, explore_temperature, explore_views
-from simseg.study.grid import run_dir, simclr_params
-from simseg.study.files import check_study, study_files
-from simseg.study.status import study_progress
+from simseg.tools.explore import explore_data, explore_embedding, explore_neighbours, explore_predictions
+from simseg.tools.explore import explore_temperature, explore_views
+from simseg.study.grid import Run
+from simseg.study.files import check_study
 from simseg.learning.encoders import make_encoder, save_encoder
 
 STUDY = {
@@ -25,61 +21,12 @@ STUDY = {
 FILE = "outputs/begun/study.yaml"
 
 
-def write_history(folder, losses):
-    "A history of these validation losses."
-    rows = [{"epoch": i, "loss": 0.5, "val_loss": loss, "val_iou": 0.5} for i, loss in enumerate(losses, 1)]
-    write_csv(folder / "history.csv", rows)
-
-
 @pytest.fixture
 def begun(workplace):
-    "A study whose first pretraining is done, and whose first cell is running and has had two epochs of four."
+    "A study of which nothing has run yet."
     study = check_study(STUDY)
     write_yaml(workplace / FILE, study)
-    pretraining = workplace / run_dir(study, "simclr", "animals", 0)
-    write_history(pretraining, [4.0, 3.0, 2.0])
-    write_json(pretraining / "metrics.json", {"loss": 2, "n_train": 9})
-    write_json(pretraining / "state.json", {"state": "done", "stage": "simclr"})
-    write_yaml(pretraining / "params.yaml", {**simclr_params(study, "animals", 0), "ran_on": {}})
-    cell = workplace / run_dir(study, "unet", "scratch", 0, 0.8)
-    write_history(cell, [0.5, 0.4])
-    write_json(cell / "state.json", {"state": "running", "epoch": 2, "epochs": 4})
-    with FileLock(cell / ".lock"): yield study, cell  # held by a run that is alive
-
-
-def test_a_study_while_it_runs(begun):
-    study, _ = begun
-    table = study_progress(study).set_index(["stage", "arm", "labelled", "seed"])
-    assert table["state"].value_counts().to_dict() == {"waiting": 8, "trained": 1, "epoch 2 of 4": 1}
-    assert table.loc[("unet", "scratch", "80%", 0), "val_loss"] == pytest.approx(0.4)
-    explorer = explore_study(FILE)
-    for words in ("of 10 runs 8 waiting", "1 trained", "1 running"): assert words in explorer.view.value
-    assert explorer.controls["ratio"].options == (("20%", 0.2), ("80%", 0.8))
-    assert FILE in study_files()
-    assert draw_study(study, 0.2).axes[2].get_title() == "0 of 8 cells"
-
-
-async def until(condition, seconds: float = 300):
-    "Wait for a condition; that long only where it never comes true."
-    async def wait():
-        while not condition(): await asyncio.sleep(0.02)
-    await asyncio.wait_for(wait(), seconds)
-
-
-def test_following_reads_the_files_again(begun):
-    "A box to tick, and no button to press: the picture follows the files until the box is cleared."
-    _, cell = begun
-
-    async def follow():
-        explorer = explore_study(FILE, seconds=0.05)
-        box = explorer.children[0].children[-1]
-        box.value = True
-        write_history(cell, [0.5, 0.4, 0.3])
-        await until(lambda: "epoch 3 of 4" in explorer.view.value)
-        box.value = False
-        await until(explorer.task.done)
-
-    asyncio.run(follow())
+    return study
 
 
 def test_a_study_with_nothing_to_show_yet_is_said_to_have_none(begun):
@@ -94,8 +41,7 @@ def test_a_study_with_nothing_to_show_yet_is_said_to_have_none(begun):
 
 def test_widgets_begin_with_a_study_that_is_ready(begun, workplace):
     "Not with the first there is, nor with one whose file cannot be read; unless that one was asked for."
-    study, _ = begun
-    write_yaml(workplace / "outputs" / "aaa" / "study.yaml", {**study, "name": "aaa"})
+    write_yaml(workplace / "outputs" / "aaa" / "study.yaml", {**begun, "name": "aaa"})
     write_yaml(workplace / "outputs" / "abc" / "study.yaml", {"name": "abc"})
     assert first_study("", lambda study: study["name"] == "begun") == FILE
     assert first_study("", lambda study: False) == "outputs/aaa/study.yaml"
@@ -104,8 +50,7 @@ def test_widgets_begin_with_a_study_that_is_ready(begun, workplace):
 
 def test_an_encoder_is_looked_at_as_soon_as_there_is_one(begun):
     "Also one whose run goes on; and again when its file has changed."
-    study, _ = begun
-    folder = run_dir(study, "simclr", "animals", 0)
+    folder = Run(begun, "simclr", "animals").out_dir
     neighbours = explore_neighbours(FILE)
     assert neighbours.controls["run"].options == (("none yet", ""),)
     for seed in (1, 2):

@@ -28,7 +28,8 @@ from simseg.evaluation import run_evaluation
 from simseg.images.masks import BACKGROUND
 from simseg.tools.command import main
 from simseg.simclr import run_simclr
-from simseg.evidence.statistics import compare, count_pixels
+from simseg.evidence.statistics import compare
+from simseg.study.results import count_pixels
 from simseg.study.grid import MINIATURE
 from simseg.study.files import check_study
 from simseg.images.synthetic import make_synthetic
@@ -237,13 +238,12 @@ def test_damaged_files_are_left_out_named_and_listed(tmp_path, capsys):
 
 def test_beyond_a_share_of_damaged_files_the_run_stops(tmp_path):
     folder = damaged(photos(tmp_path / "photos", 10), 2)
-    sentence = "2 of 10 images of .* more than max_unreadable=0.1 allows: .*00.png is empty"
+    sentence = "2 of 10 images of .* more than a share of 0.1; repair or remove them: .*00.png is empty"
     with pytest.raises(ValueError, match=sentence):
         load_unlabelled(str(folder), 32)
-    assert len(load_unlabelled(str(folder), 32, max_unreadable=0.2)) == 8
     damaged(folder, 10)
     with pytest.raises(ValueError, match="None of 10 images can be read: .*00.png is empty"):
-        load_unlabelled(str(folder), 32, max_unreadable=1.0)
+        load_unlabelled(str(folder), 32)
 
 
 def test_damaged_pairs_are_left_out_together(tmp_path):
@@ -586,7 +586,7 @@ def test_a_scene_does_not_swallow_a_side_of_the_split(others, n_test, tmp_path):
     evaluated(folder, model, tmp_path / "evaluation")
 
 
-def test_near_duplicates_stay_together_unless_switched_off(tmp_path):
+def test_near_duplicates_stay_together(tmp_path):
     folder = pairs(tmp_path / "own", 30)
     for i in range(30):  # each photo again, darker
         Image.fromarray(np.asarray(PHOTOS[i]) // 2).save(folder / "images" / f"{i:02d}_dark.png")
@@ -594,15 +594,13 @@ def test_near_duplicates_stay_together_unless_switched_off(tmp_path):
     data = load_pairs(str(folder), SIDE)
     test = {data.names[i][:2] for i in split_data(data).test}
     assert len(test) == 6 and len(set(data.groups)) == 30
-    apart = load_pairs(str(folder), SIDE, duplicates=0.0)
-    assert len(set(apart.groups)) == 60
 
 
 def test_copies_stay_together_always(tmp_path):
     folder = pairs(tmp_path / "own", 20)
     for part in ("images", "masks"):
         for i in range(20): shutil.copy(folder / part / f"{i:02d}.png", folder / part / f"copy_{i:02d}.png")
-    data = load_pairs(str(folder), SIDE, duplicates=0.0)
+    data = load_pairs(str(folder), SIDE)
     assert len(set(data.groups)) == 20
     split = split_data(data)
     assert not {data.ids[i] for i in split.test} & {data.ids[i] for i in np.r_[split.train, split.val]}

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import small
+from conftest import evaluation_params, small, unet_params
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torchmetrics.classification import BinaryJaccardIndex
 
-from simseg import evaluation, report, unet
+from simseg import evaluation, unet
+from simseg.evidence import figures as study_figures
 from simseg.augmentations import normalise, random_views, two_views
 from simseg.base.machine import make_accelerator
 from simseg.images.splits import split_data
@@ -24,7 +25,7 @@ from simseg.images.drawing import overlay_batch
 from simseg.images.masks import make_targets
 from simseg.learning.metrics import count_batch, summarise
 from simseg.simclr import SimCLR, make_optimizer, nt_xent, run_simclr, validate
-from simseg.study.grid import evaluation_params, study_data, unet_params
+from simseg.study.grid import study_data
 from simseg.study.files import check_study
 from simseg.images.synthetic import make_synthetic
 from simseg.learning.encoders import save_encoder
@@ -149,10 +150,10 @@ def test_the_epoch_kept_is_the_best_and_not_the_last(stop_after, tmp_path, monke
     true_epoch = unet.train_epoch
     calls = []
 
-    def train_epoch(model, *rest):
-        loss = true_epoch(model, *rest)
+    def train_epoch(learner, order):
+        loss = true_epoch(learner, order)
         calls.append(loss)
-        if len(calls) == 3: model.segmentation_head[0].bias.data += 20.0
+        if len(calls) == 3: learner.model.segmentation_head[0].bias.data += 20.0
         return loss
 
     monkeypatch.setattr(unet, "train_epoch", train_epoch)
@@ -198,7 +199,8 @@ def test_validation_compares_the_two_views_of_one_image():
     images = colours.expand(-1, -1, 32, 32).contiguous()  # of one colour each, which no crop changes
     generator = torch.Generator().manual_seed(0)
     unchanged = {"jitter_strength": 0.0, "blur": False, "grey_probability": 0.0}
-    found = validate(MeanColour(), images, torch.arange(16), {"batch_size": 8, "temperature": 0.1}, generator, **unchanged)
+    params = {"batch_size": 8, "temperature": 0.1}
+    found = validate(MeanColour(), images, torch.arange(16), params, generator, **unchanged)
     z = normalise(images).mean((2, 3))
     expected = torch.stack([nt_xent(part, part, 0.1) for part in z.split(8)]).mean().item()
     assert found["val_loss"] == pytest.approx(expected, rel=1e-4)
@@ -230,8 +232,8 @@ def shown(monkeypatch):
         figures.append(np.asarray(pictures))
         return true_show_images(pictures, *rest, **how)
 
-    true_show_images = report.show_images
-    for module in (report, evaluation): monkeypatch.setattr(module, "show_images", show_images)
+    true_show_images = study_figures.show_images
+    for module in (study_figures, evaluation): monkeypatch.setattr(module, "show_images", show_images)
     return figures
 
 
@@ -251,7 +253,7 @@ def test_what_is_shown_is_cut_where_the_study_cuts(shown, strict_study):
     expected = overlay_batch(data.images[part.test], found, targets)
     worst = counts["iou"].argsort().to_numpy()[:8]
     assert np.array_equal(shown[1][8:], expected[worst])
-    report.show_predictions(study, 0.5, len(part.test))
+    study_figures.show_predictions(study, 0.5, len(part.test))
     show_overlays(model, data, counts, part.test, accelerator, threshold=0.7)
     for pictures in shown[2:]: assert np.array_equal(pictures[len(part.test):], expected)
     assert len(shown) == 4

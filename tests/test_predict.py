@@ -15,7 +15,7 @@ from simseg.base.files import write_csv, write_json
 from simseg.base.config import write_yaml
 from simseg.base.machine import make_accelerator
 from simseg.tools.predict import predict, predict_files
-from simseg.study.grid import evaluation_params, unet_params
+from simseg.study.grid import Run
 from simseg.study.files import check_study, note_origin
 from simseg.images.synthetic import make_synthetic
 from simseg.unet import load_model, predict_batches, run_unet
@@ -157,14 +157,14 @@ def test_the_best_model_of_a_study_is_taken(workplace, model, photos):
                              "encoders": {"scratch": None}, "unet": {"dataset": "synthetic", "max_images": 64}})
         note_origin(study, f"{name}.yaml")
         for seed, iou in enumerate(ious):
-            cell = ("scratch", 0.5, seed)
-            for params in (unet_params(study, *cell), evaluation_params(study, *cell)):
-                folder = workplace / params["out_dir"]
-                write_yaml(folder / "params.yaml", {**params, "ran_on": {"images": "sheep", "precision": "fp32"}})
-                write_json(folder / "state.json", {"state": "done"})
-                write_json(folder / "metrics.json", {"val_iou": iou, "iou": 1 - iou})
-            write_csv(folder / "per_image.csv", [{"id": "a", "tp": 1, "fp": 0, "fn": 0, "tn": 0}])
-            shutil.copytree(model, workplace / unet_params(study, *cell)["out_dir"] / "model")
+            evaluation = Run(study, "evaluation", "scratch", ratio=0.5, seed=seed)
+            for run in evaluation.chain:
+                ran_on = {"images": "sheep", "precision": "fp32"}
+                write_yaml(run.folder / "params.yaml", {**run.params, "ran_on": ran_on})
+                write_json(run.folder / "state.json", {"state": "done"})
+                write_json(run.folder / "metrics.json", {"val_iou": iou, "iou": 1 - iou})
+            write_csv(evaluation.folder / "per_image.csv", [{"id": "a", "tp": 1, "fp": 0, "fn": 0, "tn": 0}])
+            shutil.copytree(model, evaluation.at("unet").folder / "model")
 
     found = simseg(workplace, "predict", photos)
     assert found.returncode == 2 and "there is none yet: `make demo` trains some" in found.stderr

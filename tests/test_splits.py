@@ -6,7 +6,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simseg.images.splits import Split, listed_groups, read_split_lists, split_data
+from simseg.images.splits import Split, split_data, use_lists
 from simseg.images.data import ImageData
 
 RATIOS = [0.01, 0.05, 0.2, 0.5, 0.8]
@@ -123,8 +123,7 @@ def test_the_split_of_the_pets_is_the_list_that_recorded_figures_rest_on(kind, s
     names = sorted(table["name"])
     data = labelled([1] * len(names), 37, 0.5, 0)
     data.names = names
-    data.listed = read_split_lists(names)
-    data.groups = listed_groups(data.listed["random"])
+    use_lists(data)
     for ratio, wanted in sizes.items():
         part = split_data(data, ratio, kind)
         assert (len(part.train), len(part.val), len(part.test)) == wanted

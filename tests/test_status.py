@@ -2,14 +2,15 @@
 import pytest
 import yaml
 
+from conftest import evaluation_params, judge_cells, run_dir, study_cells, unet_params
+
 from simseg.tools.command import main
 from simseg.base.files import read_json, resolve_path, write_csv, write_json
 from simseg.base.config import write_yaml
 from simseg.base.provenance import file_fingerprint
 from simseg.base.run import RunFolder
-from simseg.study.grid import evaluation_params, run_dir, study_cells, unet_params
 from simseg.study.files import begun_study, check_not_taken, check_study, note_origin
-from simseg.study.status import judge_cells, left_out, study_progress
+from simseg.study.status import failed_and_stale, study_progress
 from simseg.study.results import collect_counts, collect_results, collect_validation
 
 STUDY = """
@@ -53,7 +54,7 @@ def pretend_all(study, **how):
 def test_cells_alike_all_count(study):
     pretend_all(study)
     assert set(judge_cells(study).values()) == {""}
-    assert len(collect_results(study)) == 4 and left_out(study_progress(study)) == []
+    assert len(collect_results(study)) == 4 and failed_and_stale(study_progress(study)) == []
 
 
 def test_a_cell_run_by_hand_with_other_epochs_is_no_result(study):
@@ -61,7 +62,8 @@ def test_a_cell_run_by_hand_with_other_epochs_is_no_result(study):
     pretend(study, ("scratch", 0.2, 1), epochs=1)
     assert collect_results(study)["seed"].tolist() == [0, 1, 0]
     assert [seeds for seeds, _ in collect_counts(study).values()] == [[0, 1], [0]]
-    assert left_out(study_progress(study)) == ["stale: unet scratch 20% seed 1: unet with epochs=1, here epochs=2"]
+    stale = ["stale: unet scratch 20% seed 1: unet with epochs=1, here epochs=2"]
+    assert failed_and_stale(study_progress(study)) == stale
 
 
 @pytest.mark.parametrize("other, said", [
@@ -77,7 +79,7 @@ def test_cells_of_other_images_or_precision_make_no_table(study, other, said):
     evaluation = evaluation_params(study, *cell)["out_dir"]
     write_json(f"{evaluation}/state.json", {**read_json(f"{evaluation}/state.json"), "when": "2999-01-01T00:00:00"})
     assert collect_results(study)[["label_ratio", "seed"]].values.tolist() == [[0.5, 1]]
-    lines = left_out(study_progress(study))
+    lines = failed_and_stale(study_progress(study))
     assert len(lines) == 1 and lines[0].startswith(f"stale: unet scratch 50% seed 0 and 2 more: {said}")
 
 
@@ -105,7 +107,7 @@ def test_a_finished_cell_whose_rerun_failed_is_evaluated_no_more(study):
             run.claim()
             raise RuntimeError("out of memory")
     assert len(collect_results(study)) == 3
-    assert left_out(study_progress(study)) == ["failed: unet scratch 50% seed 0: out of memory"]
+    assert failed_and_stale(study_progress(study)) == ["failed: unet scratch 50% seed 0: out of memory"]
     states = study_progress(study)["state"].value_counts().to_dict()
     assert states == {"evaluated": 3, "failed": 1}
 
@@ -166,5 +168,5 @@ def test_a_damaged_file_is_named_and_its_cell_makes_no_result(study, stage, name
     assert len(collect_results(study)) == 3 and len(collect_validation(study)) == 4 - (stage == "unet")
     table = study_progress(study)
     assert table["state"].tolist().count("evaluated") == 3
-    line, = left_out(table)
+    line, = failed_and_stale(table)
     assert line.startswith("failed: unet scratch 50% seed 0: ") and str(file) in line and "; delete " in line

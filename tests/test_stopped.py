@@ -127,7 +127,8 @@ def test_an_interrupt_while_the_first_one_saves_loses_nothing(tmp_path):
     run_unet(small("unet", tmp_path, epochs=500, stop_after=1))
 
 
-WAITING = "import sys; from simseg.tools import {module}; {module}.{name} = lambda *_, **__: print('began', flush=True) or " \
+WAITING = "import sys; from simseg.tools import {module}; " \
+          "{module}.{name} = lambda *_, **__: print('began', flush=True) or " \
           "__import__('time').sleep(600); from simseg.tools.command import main; main(sys.argv[1:])"
 
 

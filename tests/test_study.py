@@ -9,14 +9,13 @@ import nbformat
 import numpy as np
 import pytest
 import yaml
-from conftest import BIN, ROOT, with_our_commands
+from conftest import BIN, ROOT, pretrainings, simclr_params, study_cells, unet_params, with_our_commands
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from simseg.study.batch import batch_cells
 from simseg.base.files import read_csv
 from simseg.base.parameters import check_known, check_types, parameter_defaults
-from simseg.study.grid import pretrainings, simclr_params, study_cells, unet_params
 from simseg.study.files import check_study
 from simseg.images.synthetic import make_synthetic
 from simseg.unet import run_unet
@@ -278,7 +277,8 @@ def test_each_run_sees_a_gpu_of_its_own(tmp_path):
 
 def test_code_is_noticed_and_what_is_said_of_it_is_not(checkout, tmp_path):
     "In a copy of the library, of which a comment, a docstring, and then a figure is changed."
-    asked = "from simseg.base.provenance import code_fingerprint; print(code_fingerprint('simclr'), code_fingerprint('unet'))"
+    asked = ("from simseg.base.provenance import code_fingerprint as code; "
+             "print(code('simclr'), code('unet'))")
 
     def fingerprints():
         environment = {**os.environ, "PYTHONPATH": str(checkout)}

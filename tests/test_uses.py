@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from conftest import evaluation_params, pretrainings, run_dir, simclr_params, study_cells, unet_params
+
 from simseg.evidence.comparisons import compare_arms, compare_uses, encoder_pairs, uses_table
 from simseg.base.files import read_json, write_csv, write_json
 from simseg.base.config import read_yaml, write_yaml
@@ -14,7 +16,6 @@ from simseg.evidence.tables import print_results
 from simseg.evidence.record import record_study
 from simseg.simclr import run_simclr
 from simseg.evidence.statistics import compare
-from simseg.study.grid import evaluation_params, pretrainings, run_dir, simclr_params, study_cells, unet_params
 from simseg.study.files import check_study
 from simseg.study.results import collect_counts, collect_results
 from simseg.unet import run_unet

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from conftest import arm_name
+
 from simseg.evidence.comparisons import compare_arms
 from simseg.evidence.statistics import side_of_zero
-from simseg.study.grid import BASE, arm_name
+from simseg.study.grid import BASE
 from simseg.study.files import check_study
 from simseg.evidence.verdict import verdict
 

@@ -13,7 +13,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from conftest import small
+from conftest import pretrainings, small, unet_params
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 from torchvision.models import get_model, resnet18
@@ -22,7 +22,7 @@ from simseg.tools import export
 from simseg.learning.consistency import unremembered
 from simseg.tools.command import main
 from simseg.simclr import run_simclr
-from simseg.study.grid import MINIATURE, Run, pretrainings, unet_params
+from simseg.study.grid import MINIATURE, Run
 from simseg.study.files import check_study
 from simseg.study.resources import run_resources
 from simseg.learning.encoders import load_encoder, make_encoder, read_weights

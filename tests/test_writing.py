@@ -301,7 +301,8 @@ def test_an_export_whose_check_failed_is_not_kept(difference, quick, place, monk
 
 
 FIRST = {
-    "the command": "import sys; from simseg.tools.command import main; main(['export', sys.argv[1], '--onnx', sys.argv[2]])",
+    "the command": "import sys; from simseg.tools.command import main; "
+                   "main(['export', sys.argv[1], '--onnx', sys.argv[2]])",
     "the function": "import sys; from simseg.tools.export import export_onnx; print(export_onnx(*sys.argv[1:]))",
 }
 
@@ -411,7 +412,9 @@ def test_the_tutorial_on_own_data_leaves_a_study_file_as_it_is(workplace, capsys
         given = {"shared": {"label_ratios": [0.5], "encoders": {"scratch": None}}, "labelled": "pets", "classes": "",
                  "batch": 8, "data": range(300), "drawn": False}
         names = ("check_study", "repo_root", "write_yaml")
-        exec("from simseg.base.files import repo_root\nfrom simseg.base.config import write_yaml\nfrom simseg.study.files import check_study\n" + writes, given)
+        names = {"base.files": "repo_root", "base.config": "write_yaml", "study.files": "check_study"}
+        imports = "".join(f"from simseg.{room} import {name}\n" for room, name in names.items())
+        exec(imports + writes, given)
         assert given.keys() >= set(names)
         if expected: assert file.read_text() == expected and "is there already" in capsys.readouterr().out
         else: assert "label_ratios" in file.read_text()

@@ -61,7 +61,8 @@ def check_target(
     if why: raise ValueError(f"{path} {why}; give it another name, or choose another place.")
     above = next(folder for folder in path.parents if os.path.lexists(folder))
     if above.is_dir() and os.access(above, os.W_OK): return
-    raise ValueError(f"{path} cannot be written, since {above} is no folder that you may write to; choose another place.")
+    raise ValueError(f"{path} cannot be written, since {above} is no folder that you may write to; "
+                     "choose another place.")
 
 
 WRITING = ".simseg-writing-"  # how the name of a temporary folder begins

@@ -46,7 +46,7 @@ def check_range(name: str, value: float, low: float, high: float = float("inf"),
 
 # %% ../../nbs/base/parameters.ipynb #d3893e5d
 def parameter_defaults(stage: str) -> dict:  # name → default value, in the order of the cell
-    "Return what the exported `parameters` cell of a stage sets; \"simclr\" and its notebook's \"2_simclr\" both name it."
+    "Return what the exported `parameters` cell of a stage sets; simclr and its notebook's 2_simclr both name it."
     module = importlib.import_module(f"simseg.{stage.lstrip('0123456789_')}")
     plain = {name: value for name, value in vars(module).items() if isinstance(value, (str, int, float, bool))}
     return {name: value for name, value in plain.items() if name.islower() and not name.startswith("_")}

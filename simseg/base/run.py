@@ -259,7 +259,7 @@ class RunFolder:
               *(row["why"] for row in skipped[:3]), flush=True)
 
     def fit(self, epochs):
-        "Run a training loop that yields a row of history an epoch, and record each; if stopped, keep the last whole one."
+        "Run a training loop that yields a row of history an epoch, and record each; stopped, keep the last whole one."
         began = time.monotonic()
         self.stopped = True
         try:

@@ -15,7 +15,7 @@ import pandas as pd
 from ..base.files import read_csv, repo_root, write_atomic, write_csv
 from ..base.config import read_yaml, write_yaml
 from ..base.provenance import HOW_IT_RUNS, first_difference
-from ..study.grid import FROM_CELL, cell_name, recorded_counts
+from ..study.grid import FROM_CELL, recorded_counts
 from ..study.files import read_study
 from ..study.results import collect_counts, collect_histories, collect_params, collect_results
 from ..study.results import collect_validation
@@ -98,7 +98,12 @@ def record_study(
     runs = collect_params(study)
     if (folder / "runs.yaml").is_file(): runs = read_yaml(folder / "runs.yaml") | runs
     check_blocks(runs)
+<<<<<<< HEAD
     by_cell = {cell_name(arm, ratio, seed): of_seed.astype(np.int32)
+=======
+    check_alike(runs)
+    by_cell = {f"{arm}/ratio{ratio}/seed{seed}": of_seed.astype(np.int32)
+>>>>>>> house
                for (arm, ratio), (seeds, found) in counts.items() for seed, of_seed in zip(seeds, found)}
     if (folder / "counts.safetensors").is_file(): by_cell = load_file(folder / "counts.safetensors") | by_cell
     counts = recorded_counts(study, by_cell)

@@ -23,7 +23,7 @@ def stratified_order(
     labels: np.ndarray,  # (N,), the strata
     seed: int = 0,
 ) -> np.ndarray:  # (N,), a permutation of 0 … N-1
-    "Return a random order in which any prefix holds the same share of every stratum, to within an image or two of each."
+    "Return a random order of which any prefix holds the same share of every stratum, to within an image or two."
     rng = np.random.default_rng(seed)
     rank = np.empty(len(labels))
     for label in np.unique(labels):

@@ -48,7 +48,7 @@ def alignment(
 def uniformity(
     z: torch.Tensor,  # (N, D), normalised
 ) -> float:  # 0 collapsed, towards −4 spread evenly
-    "Return the log of the mean Gaussian potential (t = 2) of at most 2,000 vectors' pairs (Wang and Isola, 2020, section 4.2)."
+    "Return the log mean Gaussian potential (t = 2) of 2,000 vectors' pairs (Wang and Isola, 2020, section 4.2)."
     return torch.pdist(z[:2000]).square().mul(-2).exp().mean().log().item()
 
 # %% ../../nbs/learning/features.ipynb #17312483

@@ -266,7 +266,7 @@ def _flat(value, name: str = "") -> dict:
     return {full: own for part in parts for full, own in part.items()}
 
 
-def _other_study(old: dict, new: dict) -> str:  # "unet.epochs=8, here unet.epochs=3"; empty where only how they run differs
+def _other_study(old: dict, new: dict) -> str:  # "unet.epochs=8, here unet.epochs=3"; empty: one study
     "Return the first thing in which two studies differ."
     flat = [_flat({key: value for key, value in study.items() if key not in RUNNING}) for study in (old, new)]
     return first_difference(flat[0], {**flat[1], "ran_on": {}})

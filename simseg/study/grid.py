@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CELL', 'FROM_UNET', 'ONE_RUN', 'RESOURCES',
-           'RUNNING', 'BASE', 'ratio_label', 'ready_encoder', 'Run', 'study_runs', 'arm_name', 'split_arm', 'arm_label',
-           'run_of', 'study_cells', 'pretraining_seed', 'pretrainings', 'run_dir', 'simclr_params', 'unet_params',
-           'evaluation_params', 'cell_name', 'recorded_counts', 'cells_to_run', 'study_data']
+           'RUNNING', 'BASE', 'ratio_label', 'ready_encoder', 'Run', 'study_runs', 'split_arm', 'arm_label',
+           'recorded_counts', 'runs_to_do', 'study_data']
 
 # %% ../../nbs/study/grid.ipynb #a8fc9cf6
 from dataclasses import dataclass, field, replace
@@ -112,7 +111,8 @@ class Run:
     @property
     def name(self) -> str:
         "The cell's name in folders and among recorded counts: cats_vs_dogs/ratio0.2/seed0; for simclr without a ratio."
-        return f"{self.arm}/seed{self.seed}" if self.stage == "simclr" else f"{self.arm}/ratio{self.ratio}/seed{self.seed}"
+        ratio = "" if self.stage == "simclr" else f"/ratio{self.ratio}"
+        return f"{self.arm}{ratio}/seed{self.seed}"
 
     @property
     def out_dir(self) -> str:
@@ -187,80 +187,46 @@ def study_runs(
     return [run for run in runs if stage in (None, run.stage)]
 
 # %% ../../nbs/study/grid.ipynb #bdeb0158
-def arm_name(encoder: str, recipe: str) -> str: return encoder if recipe == BASE else f"{encoder}-{recipe}"
+def split_arm(
+    arm: str,  # as `Run.arm` gives
+) -> tuple[str, str]:
+    "Return the way to start and the recipe of an arm."
+    start, _, recipe = arm.partition("-")
+    return start, recipe or BASE
 
 
-def split_arm(arm: str) -> tuple[str, str]:
-    encoder, _, recipe = arm.partition("-")
-    return encoder, recipe or BASE
-
-
-def arm_label(encoder: str, recipe: str) -> str: return encoder if recipe == BASE else f"{encoder} ({recipe})"
-
-
-def run_of(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> Run:
-    "Return a run as it was named before."
-    return Run(study, stage, *split_arm(arm), ratio, seed)
-
-
-def study_cells(study: dict) -> list[tuple[str, float, int]]:
-    return [(run.arm, run.ratio, run.seed) for run in study_runs(study, "unet")]
-
-
-def pretraining_seed(study: dict, seed: int) -> int: return Run(study, "unet", "", seed=seed).at("simclr").seed
-
-
-def pretrainings(study: dict) -> list[tuple[str, int]]:
-    return [(run.start, run.seed) for run in study_runs(study, "simclr")]
-
-
-def run_dir(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> str:
-    return run_of(study, stage, arm, seed, ratio).out_dir
-
-
-def simclr_params(study: dict, encoder: str, seed: int) -> dict: return run_of(study, "simclr", encoder, seed).params
-
-
-def unet_params(study: dict, arm: str, ratio: float, seed: int) -> dict:
-    return run_of(study, "unet", arm, seed, ratio).params
-
-
-def evaluation_params(study: dict, arm: str, ratio: float, seed: int) -> dict:
-    return run_of(study, "evaluation", arm, seed, ratio).params
+def arm_label(start: str, recipe: str) -> str:
+    "Return how tables and figures name a way to start with its recipe."
+    return start if recipe == BASE else f"{start} ({recipe})"
 
 # %% ../../nbs/study/grid.ipynb #57462e03
-def cell_name(arm: str, ratio: float, seed: int) -> str:
-    "Return the name of a cell among recorded counts."
-    return f"{arm}/ratio{ratio}/seed{seed}"
-
-
 def recorded_counts(
     study: dict,
-    by_cell: dict,  # as counts.safetensors holds them: `cell_name` → (N, 2 K)
+    by_name: dict,  # as counts.safetensors holds them: `Run.name` → (N, 2 K)
 ) -> dict:  # (arm, label ratio) → (seeds, counts (S, N, 2 K))
     "Return recorded counts as `collect_counts` gives those of a study's folder."
     grouped = {}
-    for arm, ratio, seed in study_cells(study):
-        if cell_name(arm, ratio, seed) in by_cell: grouped.setdefault((arm, ratio), []).append(seed)
-    return {(arm, ratio): (seeds, np.stack([by_cell[cell_name(arm, ratio, seed)] for seed in seeds]))
-            for (arm, ratio), seeds in grouped.items()}
+    for run in study_runs(study, "evaluation"):
+        if run.name in by_name: grouped.setdefault((run.arm, run.ratio), {})[run.seed] = by_name[run.name]
+    return {cell: (list(by_seed), np.stack(list(by_seed.values()))) for cell, by_seed in grouped.items()}
 
 
-def cells_to_run(study: dict) -> list[tuple[str, float, int]]:  # (arm, label ratio, seed)
-    "Return the cells of the grid, but for those recorded where `skip_recorded` leaves them out."
+def runs_to_do(study: dict) -> list[Run]:
+    "Return the evaluations of the grid, but for those recorded where `skip_recorded` leaves them out."
     from safetensors import safe_open
 
     file = repo_root() / "outputs" / "reference" / study["name"] / "counts.safetensors"
-    if not study["skip_recorded"] or not file.is_file(): return study_cells(study)
+    runs = study_runs(study, "evaluation")
+    if not study["skip_recorded"] or not file.is_file(): return runs
     with safe_open(file, "numpy") as recorded: names = set(recorded.keys())
-    return [cell for cell in study_cells(study) if cell_name(*cell) not in names]
+    return [run for run in runs if run.name not in names]
 
 # %% ../../nbs/study/grid.ipynb #a490884a
 def study_data(
     study: dict,
 ) -> tuple:  # ImageData, and its Split with every development image
     "The images that a study fine-tunes and tests on."
-    params = unet_params(study, "scratch", 0.8, 0)
+    params = Run(study, "unet", "scratch", ratio=0.8).params
     reading = reading_of(params)
     data = load_pairs(params["dataset"], params["image_size"], params["data_root"], params["max_images"], **reading)
     return data, split_data(data, 0.8, params["split"], params["split_seed"])

@@ -24,7 +24,7 @@ def run_resources(run: Run) -> dict:
     device = run.study["device"]
     gpus = int(device == "cuda" or resolved_device(device) == "cuda")
     own = {"gpu": gpus, **run.study["resources"].get(run.stage, {})}
-    params = run.params if run.stage == "simclr" else run.at("unet").params  # an evaluation is as large as its fine-tuning
+    params = run.params if run.stage == "simclr" else run.at("unet").params  # evaluation: as its U-Net
     epochs = 1 if run.stage == "evaluation" else params["epochs"]
     pixels = params["image_size"] ** 2
     images = params["max_images"] or IMAGES

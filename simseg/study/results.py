@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Counts', 'check_same_images', 'count_pixels', 'collect_results', 'collect_images', 'collect_counts',
            'collect_validation', 'run_minutes', 'unlabelled_seen', 'result_runs', 'collect_histories', 'collect_params',
-           'counted_runs', 'run_study']
+           'run_study']
 
 # %% ../../nbs/study/results.ipynb #a39f4aec
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..learning.metrics import intersections_and_unions
 from ..simclr import run_simclr
 from ..unet import epochs_since_best, run_unet
 from ..evaluation import run_evaluation
-from .grid import Run, run_of, study_runs
+from .grid import Run, study_runs
 from .status import current_runs, judge_runs, read_history, read_once, saved_params
 
 # %% ../../nbs/study/results.ipynb #4dd9c865
@@ -103,18 +103,16 @@ def collect_validation(
     return pd.DataFrame(rows, columns=columns)
 
 # %% ../../nbs/study/results.ipynb #75aec0a8
-def run_minutes(run: Run, *old) -> float:
+def run_minutes(run: Run) -> float:
     "Return what a finished run's epochs took; 0 for one that is not finished."
-    if old: run = run_of(run, *old)
     metrics = run.folder / "metrics.json"
     history = read_history(run)
     if "images_per_second" not in history or not metrics.is_file(): return 0.0
     return float((read_json(metrics)["n_train"] / history["images_per_second"]).sum() / 60)
 
 
-def unlabelled_seen(run: Run, *old) -> int:
+def unlabelled_seen(run: Run) -> int:
     "Return how many images without labels a finished run has seen, each as often as it was seen."
-    if old: run = run_of(run, *old)
     metrics = read_json(run.folder / "metrics.json")
     if run.stage == "unet" and "n_unlabelled" not in metrics: return 0
     return metrics["n_train"] * len(read_history(run))
@@ -145,10 +143,6 @@ def collect_params(
     "Return what each run was asked, what it ran on and how long it trained."
     return {f"{run.stage}/{run.name}": {**saved_params(run), "minutes": round(run_minutes(run), 2)}
             for run in result_runs(study)}
-
-# %% ../../nbs/study/results.ipynb #dc8b9f25
-def counted_runs(study: dict) -> list[tuple]:
-    return [(run.stage, run.arm, run.seed, *([] if run.stage == "simclr" else [run.ratio])) for run in result_runs(study)]
 
 # %% ../../nbs/study/results.ipynb #1e83cd83
 def run_study(

@@ -98,7 +98,7 @@ def pretrained_runs(study: dict) -> dict[str, str]:  # "animals, seed 0" → the
 def pretraining_controls(file: str | Path, data_root: str) -> dict:
     "Return controls for a study, one of its pretrainings (`run`, \"\" where there is none), and the data sets."
     controls = study_controls(file, data_root, pretrained_runs)
-    controls["run"] = widgets.Dropdown(description="pretraining")
+    controls["run"] = widgets.Dropdown(options=[("none yet", "")], description="pretraining")
 
     def offer_runs(change=None):
         runs = {}
