@@ -98,12 +98,7 @@ def record_study(
     runs = collect_params(study)
     if (folder / "runs.yaml").is_file(): runs = read_yaml(folder / "runs.yaml") | runs
     check_blocks(runs)
-<<<<<<< HEAD
-    by_cell = {cell_name(arm, ratio, seed): of_seed.astype(np.int32)
-=======
-    check_alike(runs)
     by_cell = {f"{arm}/ratio{ratio}/seed{seed}": of_seed.astype(np.int32)
->>>>>>> house
                for (arm, ratio), (seeds, found) in counts.items() for seed, of_seed in zip(seeds, found)}
     if (folder / "counts.safetensors").is_file(): by_cell = load_file(folder / "counts.safetensors") | by_cell
     counts = recorded_counts(study, by_cell)

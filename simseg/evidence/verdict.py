@@ -114,7 +114,7 @@ def _interval(row: dict, sign: int = 1) -> str:  # "+0.020 IoU (95 %: +0.006 to 
 
 
 def _may_be_chance(n: int, of: int) -> bool:
-    "Return whether chance alone gives so many 95 % intervals without zero more often than one time in twenty."
+    "Return whether chance alone gives that many intervals without zero more often than one time in twenty."
     return of > 1 and binom.sf(n - 1, of, 0.05) > 0.05
 
 
