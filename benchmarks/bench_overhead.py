@@ -14,7 +14,7 @@ from simseg.learning.losses import make_loss
 from simseg.base.checkpoint import Kept
 from simseg.simclr import SimCLR, make_optimizer, nt_xent, pretrain
 from simseg.images.synthetic import make_synthetic
-from simseg.unet import finetune, make_unet
+from simseg.unet import TrainingSet, finetune, make_unet
 
 SETTINGS = [
     "simclr:32:resnet18:128:8", "simclr:64:resnet18:128:4", "simclr:128:resnet50:32:4",
@@ -73,7 +73,8 @@ def whole_loop(stage: str, size: int, encoder: str, batch: int, accelerator, com
         return
     params["augment"] = True
     masks = to_device(data.masks, accelerator.device)
-    yield from finetune(make_unet("scratch", encoder), images, masks, train, train[:1], params, accelerator, Kept())
+    training_set = TrainingSet(images, masks, train, train[:1])
+    yield from finetune(make_unet("scratch", encoder), training_set, params, accelerator, Kept())
 
 
 def compare(setting: str, args) -> list[dict]:

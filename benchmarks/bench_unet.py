@@ -25,7 +25,7 @@ from simseg.images.sets import load_pairs
 from simseg.images.masks import BACKGROUND
 from simseg.base.checkpoint import Kept
 from simseg.images.synthetic import make_synthetic
-from simseg.unet import finetune, make_unet
+from simseg.unet import TrainingSet, finetune, make_unet
 
 
 def write_pairs(folder: Path, n: int, size: int):
@@ -53,7 +53,8 @@ def simseg_epochs(folder: Path, size: int, encoder: str, batch: int, accelerator
     images = to_device(data.images, accelerator.device)
     masks = to_device(data.masks, accelerator.device)
     train = torch.arange(len(data))
-    yield from finetune(make_unet("scratch", encoder), images, masks, train, train[::10], params, accelerator, Kept())
+    training_set = TrainingSet(images, masks, train, train[::10])
+    yield from finetune(make_unet("scratch", encoder), training_set, params, accelerator, Kept())
 
 
 class ResizedPets(OxfordPetDataset):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['model_dir', 'dataset', 'data_root', 'max_images', 'threshold_masks', 'classes', 'border', 'split', 'split_seed',
            'threshold', 'seed', 'device', 'precision', 'threads', 'overwrite', 'out_dir', 'evaluate', 'find_objects',
-           'show_overlays', 'check_test_set', 'check_classes', 'check_unseen', 'write_overlays', 'run_evaluation']
+           'show_overlays', 'check_test_set', 'check_unseen', 'run_evaluation']
 
 # %% ../nbs/4_evaluation.ipynb #d03df976
 from pathlib import Path
@@ -18,16 +18,15 @@ from .base.files import read_csv, read_json, resolve_path, write_atomic, write_c
 from .base.parameters import check_range
 from .base.provenance import file_fingerprint
 from .base.run import RunFolder
-from .images.data import to_device
+from .images.data import ImageData, to_device
 from .images.masks import class_names, make_targets
 from .images.splits import split_data
 from .images.sets import DATASETS, load_pairs, reading_of
 from .images.known import is_known, read_known
 from .images.drawing import add_class_legend, add_overlay_legend, overlay_batch, paint_classes, show_images
-from .learning.metrics import absent_classes, check_threshold, decide_classes, image_ious, name_classes
-from .learning.metrics import probabilities, summarise
+from .learning.metrics import ONE_THING, absent_classes, check_threshold, decide_classes, image_ious
+from .learning.metrics import name_classes, probabilities, summarise
 from .unet import TEST_SET, count_images, load_model, predict_batches
-from .images.data import ImageData
 
 # %% ../nbs/4_evaluation.ipynb #2880b6ea
 def evaluate(
@@ -37,14 +36,14 @@ def evaluate(
     accelerator,
     border: str = "pet",  # pet, background or ignore
     threshold: float = 0.5,
-) -> pd.DataFrame:  # a row an image: name, tp, fp, fn, tn, iou, and the losses' sums
-    "Count over images, in the order of `indices`; with several classes, columns of the confusion matrix for tp to tn."
+) -> pd.DataFrame:  # a row an image: name, iou, and what `count_batch` gives
+    "Count over images, in the order of `indices`."
     model = model.to(accelerator.device, memory_format=torch.channels_last)
     images = to_device(data.images, accelerator.device)
     masks = to_device(data.masks, accelerator.device)
     counts = count_images(model, images, masks, torch.as_tensor(indices), accelerator, border, threshold)
     counts.insert(0, "name", [data.names[i] for i in indices])
-    counts.insert(1 if data.classes else 5, "iou", image_ious(counts))
+    counts.insert(1, "iou", image_ious(counts))
     return counts
 
 # %% ../nbs/4_evaluation.ipynb #1fc0d819
@@ -55,7 +54,7 @@ def find_objects(
     accelerator,
     threshold: float,
 ) -> np.ndarray:  # (len(indices), S, S): bool, foreground; or numbers of classes
-    "What a model finds."
+    "Return what a model calls each pixel."
     batches = predict_batches(model, torch.from_numpy(data.images), torch.as_tensor(indices), accelerator)
     logits = torch.cat([logits for _, logits in batches])
     return decide_classes(probabilities(logits), threshold).cpu().numpy()
@@ -70,41 +69,35 @@ def show_overlays(
     border: str = "pet",
     threshold: float = 0.5,
 ):
-    "A figure with each image above its overlay; with several classes, above its truth and what was found."
+    "Return a figure with each image above its overlay; with several classes, above its truth and what was found."
     found = find_objects(model, data, indices, accelerator, threshold)
     targets = make_targets(torch.from_numpy(data.masks[indices]), border)[:, 0].numpy()
     labels = [f"{data.names[i]}\nIoU {iou:.2f}" for i, iou in zip(indices, counts["iou"])]
-    rows = [data.images[indices] / 255]
+    images = data.images[indices]
     names = class_names(data.classes)
-    if names: rows += [paint_classes(data.images[indices], numbers, names) for numbers in (targets, found)]
-    else: rows.append(overlay_batch(data.images[indices], found, targets))
-    figure = show_images(np.concatenate(rows), len(indices), size=1.4, column_labels=labels)
+    if names: below = [paint_classes(images, numbers, names) for numbers in (targets, found)]
+    else: below = [overlay_batch(images, found, targets)]
+    figure = show_images(np.concatenate([images / 255, *below]), len(indices), size=1.4, column_labels=labels)
     if names: add_class_legend(figure, names)
     else: add_overlay_legend(figure)
     return figure
 
 # %% ../nbs/4_evaluation.ipynb #a6e24357
-def check_test_set(params: dict, trained_on: dict):
-    "Raise `ValueError` if the model was trained on the same data set with another test set."
-    if params["dataset"] != trained_on.get("dataset"): return
+def check_test_set(
+    params: dict,  # the stage's parameters
+    preprocessing: dict,  # as `load_model` gives
+    classes: str,  # of the masks, as for `parse_classes`
+):
+    "Raise `ValueError` if the model was trained with another split of the same data set, or tells other classes."
+    trained_on = preprocessing.get("trained_on", {})
     for name in TEST_SET:
-        if params[name] == trained_on[name]: continue
+        if params["dataset"] != trained_on.get("dataset") or params[name] == trained_on[name]: continue
         raise ValueError(f"The model was trained with {name}={trained_on[name]!r}, so {name}={params[name]!r} would "
                          "test it on images that it may have seen.")
-
-
-def check_classes(tested: str, known: str):  # as for `parse_classes`
-    "Raise `ValueError` if a model knows other classes than the masks hold."
-    if class_names(tested) == class_names(known): return
+    known = preprocessing["classes"]
+    if class_names(classes) == class_names(known): return
     raise ValueError(f"The model tells {known or 'one thing from its background'}, the masks hold "
-                     f"{tested or 'one thing and its background'}; evaluate it on masks of the same classes.")
-
-
-def _seen_in(data: ImageData, test: np.ndarray, file: Path) -> list[str]:
-    "The names of test images that are among those of a file, or look the same."
-    known = read_known(file)
-    if known is None: return []
-    return [data.names[i] for i in test[is_known(data, test, known)]]
+                     f"{classes or 'one thing and its background'}; evaluate it on masks of the same classes.")
 
 
 def check_unseen(
@@ -112,64 +105,56 @@ def check_unseen(
     test: np.ndarray,  # indices of its test images
     model_dir: Path,
 ):
-    "Raise `ValueError` where the model learnt from test images; say of how many its encoder saw the pixels."
-    learnt_from = _seen_in(data, test, model_dir / "learnt_from.safetensors")
-    if learnt_from:
-        raise ValueError(f"The model learnt from {len(learnt_from)} of the {len(test)} test images, or from "
-                         f"near-duplicates of them, such as {learnt_from[0]}; evaluate it on the data set and split "
-                         "that it was trained with, or on other images.")
-    pretrained_on = _seen_in(data, test, model_dir / "pretrained_on.safetensors")
-    if pretrained_on:
-        print(f"Note: the encoder was pretrained on {len(pretrained_on)} of the {len(test)} test images, without their "
-              "masks.", flush=True)
+    "Raise `ValueError` where the model learnt from test images; print of how many its encoder saw the pixels."
+    for part in ("learnt_from", "pretrained_on"):
+        known = read_known(model_dir / f"{part}.safetensors")
+        seen = [] if known is None else test[is_known(data, test, known)]
+        if not len(seen): continue
+        if part == "learnt_from":
+            raise ValueError(f"The model learnt from {len(seen)} of the {len(test)} test images, or from "
+                             f"near-duplicates of them, such as {data.names[seen[0]]}; evaluate it on the data set and "
+                             "split that it was trained with, or on other images.")
+        print(f"Note: the encoder was pretrained on {len(seen)} of the {len(test)} test images, without their masks.",
+              flush=True)
 
 # %% ../nbs/4_evaluation.ipynb #9b798239
-def write_overlays(run: RunFolder, model, data: ImageData, test: np.ndarray, counts: pd.DataFrame):
-    "Write overlays.png and worst.png."
-    import matplotlib.pyplot as plt
-
-    border = run.params["border"]
-    threshold = run.params["threshold"]
-    rng = np.random.default_rng(run.params["seed"])
-    some = np.sort(rng.choice(len(test), min(8, len(test)), replace=False))
-    worst = counts["iou"].argsort().to_numpy()[:8]
-    for name, rows in {"overlays.png": some, "worst.png": worst}.items():
-        figure = show_overlays(model, data, counts.iloc[rows], test[rows], run.accelerator, border, threshold)
-        write_atomic(run.folder / name, lambda path: figure.savefig(path, dpi=110, bbox_inches="tight"))
-        plt.close(figure)
-
-# %% ../nbs/4_evaluation.ipynb #fb44e202
 def run_evaluation(
     params: dict,  # as the parameters cell of 4_evaluation has them
 ) -> tuple[dict, pd.DataFrame]:  # the metrics, and a row an image
     "Evaluate on the test images; write metrics.json, per_image.csv, overlays.png and worst.png to `out_dir`."
+    import matplotlib.pyplot as plt
+
     check_threshold(params["threshold"])
     check_range("seed", params["seed"], 0)
     check_range("threads", params["threads"], 1)
     with RunFolder("evaluation", params) as run:
         model, preprocessing = load_model(params["model_dir"])
-        check_test_set(params, preprocessing.get("trained_on", {}))
         reading = reading_of(params)
         if params["dataset"] not in DATASETS: reading["classes"] = params["classes"] or preprocessing["classes"]
-        data = load_pairs(params["dataset"], preprocessing["image_size"], params["data_root"], params["max_images"],
-                          **reading)
-        check_classes(data.classes, preprocessing["classes"])
+        size = preprocessing["image_size"]
+        data = load_pairs(params["dataset"], size, params["data_root"], params["max_images"], **reading)
+        check_test_set(params, preprocessing, data.classes)
         test = split_data(data, 0.8, params["split"], params["split_seed"]).test
         model_dir = resolve_path(params["model_dir"])
         check_unseen(data, test, model_dir)
         run.claim(images=data.fingerprint, model=file_fingerprint(model_dir))
         if run.finished: return read_json(run.folder / "metrics.json"), read_csv(run.folder / "per_image.csv")
         run.describe(data.skipped, data.notes)
-        counts = evaluate(model, data, test, run.accelerator, params["border"], params["threshold"])
+        decision = (run.accelerator, params["border"], params["threshold"])
+        counts = evaluate(model, data, test, *decision)
         metrics = summarise(counts, data.classes)
         absent = absent_classes(counts, data.classes)
         if absent: print(f"Note: no test image has the class {', '.join(absent)}.", flush=True)
         counts.insert(1, "id", [data.ids[i] for i in test])
         counts = name_classes(counts, data.classes)
-        pixels = [column for column in counts if ">" in column] or ["tp", "fp", "fn", "tn"]
-        counts = counts[["name", "id", "iou", *pixels] if data.classes else ["name", "id", *pixels, "iou"]]
+        pixels = [column for column in counts if ">" in column]
+        counts = counts[["name", "id", "iou", *pixels] if pixels else ["name", "id", *ONE_THING, "iou"]]
         write_csv(run.folder / "per_image.csv", counts)
-        write_overlays(run, model, data, test, counts)
+        some = np.random.default_rng(params["seed"]).choice(len(test), min(8, len(test)), replace=False)
+        for name, rows in {"overlays": np.sort(some), "worst": counts["iou"].argsort().to_numpy()[:8]}.items():
+            figure = show_overlays(model, data, counts.iloc[rows], test[rows], *decision)
+            write_atomic(run.folder / f"{name}.png", lambda path: figure.savefig(path, dpi=110, bbox_inches="tight"))
+            plt.close(figure)
         run.finish(metrics)
     return metrics, counts
 

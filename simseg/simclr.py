@@ -316,9 +316,7 @@ def train_along(params: dict):
 SEEDED = ("weights", "order", "views", "validation views")  # what a run's seed decides
 
 
-def run_simclr(
-    params: dict,  # as the parameters cell of 2_simclr has them
-) -> list[dict]:  # the history; empty on every rank but 0
+def run_simclr(params: dict) -> list[dict]:  # parameters of 2_simclr → history; empty on every rank but 0
     "Pretrain; write encoder.safetensors, history.csv, params.yaml and metrics.json to `out_dir`."
     check_simclr(params)
     launched = torch.distributed.is_torchelastic_launched()

@@ -218,6 +218,7 @@ seeds: [0]
 encoders: {scratch: , animals: {dataset: synthetic}}
 unet: {dataset: synthetic}
 device: cpu
+threads: 2
 resources: {unet: {gpu: 1, runtime: 77, mem_mb: 4000}}
 """
 
