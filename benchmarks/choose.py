@@ -1,4 +1,4 @@
-"""How well do a study's models do on development images whose labels none of its cells uses?
+"""How well do a study's models do on development images whose labels no cell of their draw uses?
 
 To choose settings by before a study is run, on seeds that it does not use: at 1 % labels a validation set has seven
 images, which decide nothing, and the test images are kept for the study itself.
@@ -26,10 +26,8 @@ def knn_accuracy(run: Run) -> str:
 def measured_cells(study: dict, device: str) -> list[dict]:
     "A row for each model that there is."
     data, _ = study_data(study)
-    shared = Run(study, "unet", "scratch", ratio=0.8).params
     most = max(study["label_ratios"])
     if most >= 0.8: sys.exit(f"choose.py looks at images that no cell has labels of, and {most:g} leaves none.")
-    unseen = torch.from_numpy(without_labels(data, most, shared["split"], shared["split_seed"]))
     accelerator = make_accelerator(device)
     images = torch.from_numpy(data.images)
     masks = torch.from_numpy(data.masks)
@@ -38,7 +36,9 @@ def measured_cells(study: dict, device: str) -> list[dict]:
         if not (run.folder / "metrics.json").is_file(): continue
         model, _ = load_model(run.folder / "model")
         model = model.to(accelerator.device, memory_format=torch.channels_last)
-        counts = count_images(model, images, masks, unseen, accelerator, run.params["border"])
+        params = run.params
+        unseen = without_labels(data, most, params["split"], params["split_seed"], params["label_seed"])
+        counts = count_images(model, images, masks, torch.from_numpy(unseen), accelerator, params["border"])
         cell = {"encoder": run.start, "recipe": run.recipe, "label_ratio": run.ratio, "seed": run.seed}
         iou = summarise(counts, data.classes)["iou"]
         rows.append({**cell, "images": len(unseen), "k-NN": knn_accuracy(run), "iou": f"{iou:.3f}"})

@@ -1,7 +1,10 @@
 "A study in blocks: which epoch is kept, which images are labelled, which pretraining a seed uses, what is recorded."
+import subprocess
+
 import pytest
 import torch
-from conftest import pretrainings, run_dir, run_params, runs_of_cell, small, study_cells, unet_params
+from conftest import BIN, ROOT, TWO_ENCODERS, pretrainings, run_dir, run_params, runs_of_cell, small, study_cells
+from conftest import unet_params, with_our_commands
 
 from simseg import unet
 from simseg.base.files import read_json, write_csv, write_json
@@ -133,3 +136,11 @@ def test_a_block_of_two_machines_is_refused_and_the_record_stays(two_seeds):
     write_yaml(run, {**read_yaml(run), "ran_on": {"commit": "c", "machine": "third", "images": "i"}})
     with pytest.raises(ValueError, match="seed 0|one machine"): record_study(study)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_snakemake_plans_cells_whose_pretrainings_are_used_in_turn(make_study):
+    "Wildcards are text, and a seed among them is a number all the same."
+    file, _ = make_study("turns", TWO_ENCODERS + "pretraining_seeds: [0]\n")
+    command = [BIN / "snakemake", "--cores", "1", "--dry-run", "--config", f"study={file}"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=with_our_commands())
+    assert run.returncode == 0, run.stdout + run.stderr
