@@ -547,7 +547,7 @@ def test_elsewhere_the_evaluation_says_what_was_pretrained_on(tmp_path, capsys):
 
 
 def test_runs_on_different_test_images_are_not_compared(tmp_path):
-    first = pd.DataFrame({"name": ["a", "b"], "id": ["1", "2"], "tp": [9, 9], "fp": [1, 1], "fn": [1, 1]})
+    first = pd.DataFrame({"name": ["a", "b"], "id": ["1", "2"], "tp": [9, 9], "fp": [1, 1], "fn": [1, 1], "tn": [5, 5]})
     other = first.assign(id=["1", "3"])
     compare(count_pixels([first, first]), count_pixels([first, first]))
     with pytest.raises(ValueError, match="tested on different images"): count_pixels([first, other])
