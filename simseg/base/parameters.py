@@ -114,7 +114,7 @@ def resolved_precision(precision: str, device: str) -> str:  # fp32 or bf16
 
 def make_accelerator(device: str = "auto", precision: str = "auto", tracker: str = "none",
                      folder: Path | None = None, launched: bool = False):
-    "Return an `accelerate.Accelerator`; a tracker's files go to `folder`; torchrun has `launched` this process, or not."
+    "Return an `accelerate.Accelerator`; a tracker writes to `folder`; torchrun has `launched` this process, or not."
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
