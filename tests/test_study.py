@@ -289,10 +289,10 @@ def test_code_is_noticed_and_what_is_said_of_it_is_not(checkout, tmp_path):
     simclr, unet = fingerprints()
     module = checkout / "simseg" / "simclr.py"
     code = module.read_text(encoding="utf-8")
-    said = code.replace('"What classifiers make', '# as said\n    "What some classifiers make')
+    said = code.replace('"Pretrain; write', '# as said\n    "Pretrain, and write')
     module.write_text(said, encoding="utf-8")
     assert said != code and fingerprints() == [simclr, unet]
-    module.write_text(code.replace("BANK = 5000", "BANK = 4000"), encoding="utf-8")
+    module.write_text(code.replace("COLLAPSED = 0.02", "COLLAPSED = 0.03"), encoding="utf-8")
     changed, same = fingerprints()
     assert changed != simclr and same == unet
 
