@@ -24,11 +24,10 @@ from snakemake.logging import logger
 
 from simseg.study.batch import STOPS, SUMS, is_heard, print_anything
 from simseg.study.lines import StudyLines
-from simseg.base.machine import resolved_precision
+from simseg.base.parameters import resolved_precision
 from simseg.images.sets import files_fingerprint
 from simseg.evidence.tables import print_results
-from simseg.base.provenance import code_fingerprint
-from simseg.base.run import read_state
+from simseg.base.run import code_fingerprint, read_state
 from simseg.study.grid import Run, ready_encoder, runs_to_do, split_arm
 from simseg.study.files import RESOURCES, check_not_taken, check_study
 from simseg.study.results import collect_results

@@ -7,11 +7,10 @@ Settings are stage:pixels:encoder:batch:steps.
 import torch
 from common import alternate, finish, parse, rates_of, read_setting
 
-from simseg.base.parameters import parameter_defaults
-from simseg.base.machine import compile_model, make_accelerator
+from simseg.base.parameters import compile_model, make_accelerator, parameter_defaults
 from simseg.images.data import to_device
 from simseg.learning.losses import make_loss
-from simseg.base.checkpoint import Kept
+from simseg.base.run import Kept
 from simseg.simclr import SimCLR, make_optimizer, nt_xent, pretrain
 from simseg.images.synthetic import make_synthetic
 from simseg.unet import TrainingSet, finetune, make_unet

@@ -21,7 +21,7 @@ import torch
 from common import finish, parse, synchronise
 
 from simseg.augmentations import two_views
-from simseg.base.machine import generator_for, make_accelerator
+from simseg.base.parameters import generator_for, make_accelerator
 from simseg.images.data import to_device
 from simseg.simclr import SimCLR, make_optimizer, make_schedule, train_epoch
 

@@ -30,8 +30,7 @@ from lightly.transforms import SimCLRTransform
 from PIL import Image
 from torch import nn
 
-from simseg.base.parameters import parameter_defaults
-from simseg.base.machine import bf16_in_hardware
+from simseg.base.parameters import parameter_defaults, resolved_precision
 from simseg.images.data import to_device
 from simseg.images.sets import load_unlabelled
 from simseg.simclr import SimCLR, pretrain
@@ -100,7 +99,7 @@ def lightly_train_rate(folder: Path, images: int, size: int, encoder: str, batch
     "Images per second of lightly-train's SimCLR, as its documentation calls it."
     import lightly_train
 
-    precision = "bf16-mixed" if bf16_in_hardware(device.type) else "32-true"
+    precision = "bf16-mixed" if resolved_precision("auto", device.type) == "bf16" else "32-true"
     asked = {"data": folder, "model": f"torchvision/{encoder}", "method": "simclr", "batch_size": batch, "devices": 1,
              "num_workers": workers, "accelerator": "cpu" if device.type == "cpu" else "gpu", "precision": precision,
              "transform_args": {"image_size": (size, size)}}

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from common import finish, in_turn, parse
 
-from simseg.base.files import repo_root, resolve_path, write_csv, write_json
-from simseg.base.config import write_yaml
+from simseg.base.files import repo_root, resolve_path, write_csv, write_json, write_yaml
 from simseg.study.files import read_study
 from simseg.study.grid import study_runs
 

@@ -23,7 +23,7 @@ from simseg.base.parameters import parameter_defaults
 from simseg.images.data import to_device
 from simseg.images.sets import load_pairs
 from simseg.images.masks import BACKGROUND
-from simseg.base.checkpoint import Kept
+from simseg.base.run import Kept
 from simseg.images.synthetic import make_synthetic
 from simseg.unet import TrainingSet, finetune, make_unet
 

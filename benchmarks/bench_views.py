@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from simseg.augmentations import IMAGENET_MEAN, IMAGENET_STD, jitter_colour, two_views
-from simseg.base.machine import compile_model, make_accelerator
+from simseg.base.parameters import compile_model, make_accelerator
 from simseg.images.synthetic import make_synthetic
 
 

@@ -15,9 +15,9 @@ import pandas as pd
 from common import finish, parse
 
 from simseg.base.files import read_json, resolve_path, write_json
-from simseg.base.parameters import parameter_defaults
+from simseg.base.parameters import make_accelerator, parameter_defaults
 from simseg.evaluation import run_evaluation
-from simseg.base.provenance import git_commit
+from simseg.base.run import provenance
 from simseg.simclr import run_simclr
 from simseg.evidence.statistics import seed_interval
 from simseg.unet import run_unet
@@ -74,7 +74,8 @@ if __name__ == "__main__":
     args = parse(__doc__, dataset="pets", data_root="", size=64, encoder="resnet18", images=3000, epochs=3,
                  seeds=[0, 1, 2])
     name = f"{args.dataset}-{args.size}px-{args.encoder}-{args.images}x{args.epochs}-{args.device}"
-    kept = resolve_path("outputs/benchmarks/precision") / git_commit()[:12] / name
+    commit = provenance(make_accelerator("cpu"))["commit"]
+    kept = resolve_path("outputs/benchmarks/precision") / commit[:12] / name
     runs = []
     for seed in args.seeds:
         for precision in ("fp32", "bf16"):

@@ -9,7 +9,7 @@ import torch
 from common import finish, parse
 
 from simseg.learning.consistency import without_labels
-from simseg.base.machine import make_accelerator
+from simseg.base.parameters import make_accelerator
 from simseg.learning.metrics import summarise
 from simseg.study.grid import Run, study_data, study_runs
 from simseg.study.files import read_study

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from simseg.base.files import resolve_path, write_json
-from simseg.base.machine import make_accelerator
-from simseg.base.provenance import provenance
+from simseg.base.parameters import make_accelerator
+from simseg.base.run import provenance
 
 HELP = {
     "rounds": "alternations; the table holds their medians",

@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from .base.files import write_atomic
-from .base.parameters import check_range
-from .base.machine import generator_for
+from .base.parameters import check_range, generator_for
 from .base.run import RunFolder
 from .images.sets import load_data
 from .images.drawing import show_images

@@ -16,8 +16,7 @@ import torch
 
 from .base.files import read_csv, read_json, resolve_path, write_atomic, write_csv
 from .base.parameters import check_range
-from .base.provenance import file_fingerprint
-from .base.run import RunFolder
+from .base.run import RunFolder, file_fingerprint
 from .images.data import ImageData, to_device
 from .images.masks import class_names, make_targets
 from .images.splits import split_data

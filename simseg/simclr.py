@@ -13,6 +13,7 @@ __all__ = ['METHODS', 'OPTIMIZERS', 'COLLAPSED', 'SEEDED', 'dataset', 'data_root
 
 # %% ../nbs/2_simclr.ipynb #9ea89fc5
 import os
+import signal
 import time
 from functools import partial
 
@@ -23,11 +24,9 @@ from torch import nn
 
 from .base.files import resolve_path
 from .base.parameters import check_choice, check_range
-from .base.machine import COMPILE, compile_model, generator_for, make_accelerator, own_threads, progress
-from .base.machine import resolved_device, seed_for
-from .base.provenance import file_fingerprint
-from .base.checkpoint import Checkpoint
-from .base.run import RunFolder, check_finite, uninterrupted
+from .base.parameters import COMPILE, compile_model, generator_for, make_accelerator, own_threads, progress
+from .base.parameters import resolved_device, seed_for
+from .base.run import Checkpoint, RunFolder, check_finite, file_fingerprint
 from .images.data import take, to_device
 from .images.splits import split_data
 from .images.sets import SYNTHETIC, load_pairs, load_unlabelled
@@ -305,7 +304,8 @@ def broadcast_from_rank_0(value: bool, device: torch.device) -> bool:
 
 def train_along(params: dict):
     "Do what every rank but 0 does: train for as many epochs, and write nothing."
-    with uninterrupted(), own_threads(params["threads"]):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 hears of it, and saves
+    with own_threads(params["threads"]):
         begun = Pretraining(params, make_accelerator(params["device"], params["precision"], launched=True))
         if broadcast_from_rank_0(False, begun.accelerator.device): return
         epochs = begun.epochs(Checkpoint(resolve_path(params["out_dir"]) / "checkpoint.pt"))

@@ -25,11 +25,8 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .base.files import read_json, resolve_path, write_atomic, write_json
-from .base.parameters import check_choice, check_range
-from .base.machine import COMPILE, compile_model, generator_for, progress, seed_for
-from .base.provenance import file_fingerprint
-from .base.checkpoint import KEEP, Kept, Checkpoint
-from .base.run import RunFolder, check_finite, check_made
+from .base.parameters import COMPILE, check_choice, check_range, compile_model, generator_for, progress, seed_for
+from .base.run import KEEP, Checkpoint, Kept, RunFolder, check_finite, check_made, file_fingerprint
 from .images.data import take, to_device
 from .images.masks import BORDERS, make_targets, n_channels, parse_classes
 from .images.splits import split_data

@@ -7,8 +7,7 @@ from conftest import BIN, ROOT, TWO_ENCODERS, pretrainings, run_dir, run_params,
 from conftest import unet_params, with_our_commands
 
 from simseg import unet
-from simseg.base.files import read_json, write_csv, write_json
-from simseg.base.config import read_yaml, write_yaml
+from simseg.base.files import read_json, read_yaml, write_csv, write_json, write_yaml
 from simseg.images.splits import split_data
 from simseg.images.sets import load_pairs
 from simseg.images.known import read_known

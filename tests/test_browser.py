@@ -17,7 +17,7 @@ from browser import EXECUTABLE, EXPLORERS, FLAGS, MINUTES, run_all_cells, serve_
 from conftest import ROOT
 from playwright.sync_api import expect, sync_playwright
 
-from simseg.base.config import write_yaml
+from simseg.base.files import write_yaml
 from simseg.evaluation import run_evaluation
 from simseg.simclr import run_simclr
 from simseg.study.grid import study_runs

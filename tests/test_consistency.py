@@ -7,14 +7,13 @@ from conftest import small, unet_params
 from simseg import unet
 from simseg.learning import consistency
 from simseg.learning.consistency import Consistency
-from simseg.base.files import read_json
-from simseg.base.config import read_yaml
-from simseg.base.machine import make_accelerator
+from simseg.base.files import read_json, read_yaml
+from simseg.base.parameters import make_accelerator
 from simseg.images.splits import split_data
 from simseg.images.sets import load_pairs, reading_of
 from simseg.images.known import read_known
 from simseg.evaluation import run_evaluation
-from simseg.base.checkpoint import Kept
+from simseg.base.run import Kept
 from simseg.study.files import check_study
 from simseg.unet import run_unet
 

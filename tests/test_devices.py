@@ -14,7 +14,7 @@ import simseg.augmentations
 from simseg import simclr, unet
 from simseg.augmentations import random_pairs, two_views
 from simseg.learning.consistency import Consistency
-from simseg.base.config import read_yaml
+from simseg.base.files import read_yaml
 from simseg.images.masks import BORDERS, make_targets
 from simseg.learning.losses import LOSSES
 from simseg.learning.metrics import count_batch

@@ -3,8 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from simseg.base.files import resolve_path
-from simseg.base.config import write_yaml
+from simseg.base.files import resolve_path, write_yaml
 from simseg.tools.widgets import first_study
 from simseg.tools.explore import explore_data, explore_embedding, explore_neighbours, explore_predictions
 from simseg.tools.explore import explore_temperature, explore_views

@@ -7,7 +7,7 @@ from conftest import small, torchrun
 from safetensors.torch import load_file
 
 from simseg.augmentations import random_pairs, random_views, two_views
-from simseg.base.machine import generator_for, make_accelerator
+from simseg.base.parameters import generator_for, make_accelerator
 from simseg.evaluation import run_evaluation
 from simseg.images.masks import make_targets
 from simseg.learning.losses import LOSSES, make_loss

@@ -17,7 +17,7 @@ from torchmetrics.classification import BinaryJaccardIndex
 from simseg import evaluation, unet
 from simseg.evidence import figures as study_figures
 from simseg.augmentations import normalise, random_views, two_views
-from simseg.base.machine import make_accelerator
+from simseg.base.parameters import make_accelerator
 from simseg.images.splits import split_data
 from simseg.images.sets import load_data, load_pairs
 from simseg.evaluation import evaluate, find_objects, run_evaluation, show_overlays

@@ -11,9 +11,8 @@ import torch
 from conftest import BIN, small
 from PIL import Image
 
-from simseg.base.files import write_csv, write_json
-from simseg.base.config import write_yaml
-from simseg.base.machine import make_accelerator
+from simseg.base.files import write_csv, write_json, write_yaml
+from simseg.base.parameters import make_accelerator
 from simseg.tools.predict import predict, predict_files
 from simseg.study.grid import Run
 from simseg.study.files import check_study, note_origin

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import simseg.simclr
 from simseg.base.files import read_csv
-from simseg.base.machine import generator_for
+from simseg.base.parameters import generator_for
 from simseg.base.run import read_state
 from simseg.learning.processes import share_batch_norm
 from simseg.simclr import SimCLR, nt_xent, run_simclr

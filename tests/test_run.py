@@ -157,7 +157,7 @@ def test_a_full_disk_is_noticed_before_training(stage, tmp_path, untrained, monk
 
 def test_a_folder_that_cannot_be_written_is_named_before_training(tmp_path, untrained):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="out_dir=.*file/run' cannot be written to .*; choose another folder"):
+    with pytest.raises(ValueError, match="cannot be written, since .*/file is no folder .*; choose another place"):
         run_unet(small("unet", tmp_path / "file" / "run"))
 
 

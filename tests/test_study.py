@@ -278,7 +278,7 @@ def test_each_run_sees_a_gpu_of_its_own(tmp_path):
 
 def test_code_is_noticed_and_what_is_said_of_it_is_not(checkout, tmp_path):
     "In a copy of the library, of which a comment, a docstring, and then a figure is changed."
-    asked = ("from simseg.base.provenance import code_fingerprint as code; "
+    asked = ("from simseg.base.run import code_fingerprint as code; "
              "print(code('simclr'), code('unet'))")
 
     def fingerprints():

@@ -9,8 +9,7 @@ from safetensors.numpy import load_file
 from conftest import evaluation_params, pretrainings, run_dir, simclr_params, study_cells, unet_params
 
 from simseg.evidence.comparisons import compare_arms, compare_uses, encoder_pairs, uses_table
-from simseg.base.files import read_json, write_csv, write_json
-from simseg.base.config import read_yaml, write_yaml
+from simseg.base.files import read_json, read_yaml, write_csv, write_json, write_yaml
 from simseg.evaluation import run_evaluation
 from simseg.evidence.tables import print_results
 from simseg.evidence.record import record_study

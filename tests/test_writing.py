@@ -18,8 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from simseg.augmentations import normalise
 from simseg.tools.command import main
-from simseg.base.files import write_atomic
-from simseg.base.config import write_yaml
+from simseg.base.files import write_atomic, write_yaml
 from simseg.images.cache import clear_cache, list_cache
 from simseg.images.sets import load_data
 from simseg.tools import export, predict

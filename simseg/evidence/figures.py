@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..base.machine import make_accelerator
+from ..base.parameters import make_accelerator
 from ..images.masks import class_names, make_targets
 from ..images.drawing import METRIC_NAMES, add_class_legend, encoder_colours, overlay_batch, paint_classes
 from ..images.drawing import plot_curve, ratio_axis, set_theme, show_images

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..base.files import read_csv, repo_root, write_atomic, write_csv
-from ..base.config import read_yaml, write_yaml
-from ..base.provenance import HOW_IT_RUNS, first_difference
+from ..base.files import read_csv, read_yaml, repo_root, write_atomic, write_csv, write_yaml
+from ..base.run import HOW_IT_RUNS, first_difference
 from ..study.grid import FROM_CELL, recorded_counts
 from ..study.files import read_study
 from ..study.results import collect_counts, collect_histories, collect_params, collect_results

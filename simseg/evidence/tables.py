@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..base.files import read_csv, read_json, repo_root, resolve_path
-from ..base.config import read_yaml
+from ..base.files import read_csv, read_json, read_yaml, repo_root, resolve_path
 from ..base.run import read_params, read_state
 from ..unet import KEPT_EPOCH
 from ..study.grid import BASE, Run, ratio_label, study_runs

@@ -22,10 +22,8 @@ import pandas as pd
 from filelock import FileLock
 
 from ..base.files import WRITING, check_free, file_status, read_json, write_atomic, write_json
-from ..base.parameters import check_known
-from ..base.machine import progress
-from ..base.provenance import file_fingerprint
-from ..base.run import check_files
+from ..base.parameters import check_known, progress
+from ..base.run import check_files, file_fingerprint
 from .data import ImageData, fingerprint_of
 from .files import Image, LARGE, UnreadableImage, as_rgb
 from .masks import BACKGROUND, FOREGROUND

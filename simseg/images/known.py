@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.files import damaged, write_atomic
-from ..base.parameters import check_range
-from ..base.machine import seed_for
+from ..base.parameters import check_range, seed_for
 from ..base.run import check_made
 from .data import ImageData
 from .splits import Split, split_data, stratified_order

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..base.parameters import check_choice, check_range
-from ..base.machine import seed_for
+from ..base.parameters import check_choice, check_range, seed_for
 from .data import ImageData
 
 # %% ../../nbs/images/splits.ipynb #11c62553

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..base.parameters import check_choice, check_range
-from ..base.machine import generator_for
+from ..base.parameters import check_choice, check_range, generator_for
 from .data import ImageData, fingerprint_of
 from .files import Image
 from .masks import BACKGROUND, BORDER, FOREGROUND, grow, shrink

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..base.parameters import check_range
-from ..base.machine import generator_for
+from ..base.parameters import check_range, generator_for
 from ..images.data import ImageData, take
 from ..images.masks import IGNORED
 from ..images.splits import split_data

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..base.files import damaged, read_json, repo_root, resolve_path, short_path, write_json
-from ..base.config import read_typed_yaml, read_yaml, write_yaml
+from ..base.files import read_typed_yaml, read_yaml, write_yaml
 from ..base.parameters import check_known, check_range, check_types, parameter_defaults
-from ..base.provenance import first_difference
+from ..base.run import first_difference
 from ..images.sets import check_source
 from ..learning.encoders import UNTRAINED, encoder_file
 from ..learning.metrics import check_threshold

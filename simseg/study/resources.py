@@ -6,7 +6,7 @@
 __all__ = ['KB_PER_PIXEL', 'PIXELS_PER_SECOND', 'CONSISTENCY', 'IMAGES', 'SLOWER', 'FASTER', 'DAY', 'run_resources']
 
 # %% ../../nbs/study/resources.ipynb #f5019d6d
-from ..base.machine import resolved_device
+from ..base.parameters import resolved_device
 from .grid import Run
 
 # %% ../../nbs/study/resources.ipynb #852b00c8

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..base.files import read_csv, read_json, resolve_path
-from ..base.config import write_yaml
+from ..base.files import read_csv, read_json, resolve_path, write_yaml
 from ..learning.metrics import intersections_and_unions
 from ..simclr import run_simclr
 from ..unet import epochs_since_best, run_unet

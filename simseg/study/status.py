@@ -14,8 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..base.files import file_status, read_csv, read_json
-from ..base.provenance import first_difference
-from ..base.run import read_params, read_state
+from ..base.run import first_difference, read_params, read_state
 from .grid import Run, ratio_label, study_runs
 
 # %% ../../nbs/study/status.ipynb #297635de

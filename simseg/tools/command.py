@@ -13,8 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from ..base.files import read_json, repo_root, resolve_path, write_atomic
-from ..base.config import read_yaml
+from ..base.files import read_json, read_yaml, repo_root, resolve_path, write_atomic
 from ..base.parameters import check_known, check_types, parameter_defaults
 from ..base.run import read_state
 from ..images.masks import MOST_CLASSES, suggest_classes

@@ -22,7 +22,7 @@ from PIL import Image
 from matplotlib.figure import Figure
 
 from ..base.files import file_status, read_csv, resolve_path
-from ..base.machine import generator_for, make_accelerator
+from ..base.parameters import generator_for, make_accelerator
 from ..images.data import ImageData
 from ..images.drawing import LINE_COLOUR, class_tile, draw_map, montage, overlay, set_theme, truth_tile
 from ..images.masks import IGNORED, class_names, make_targets, object_pixels, shrink
