@@ -319,8 +319,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                        'simseg.images.drawing.show_images': ('images/drawing.html#show_images', 'simseg/images/drawing.py'),
                                        'simseg.images.drawing.truth_tile': ('images/drawing.html#truth_tile', 'simseg/images/drawing.py')},
             'simseg.images.files': { 'simseg.images.files.UnreadableImage': ('images/files.html#unreadableimage', 'simseg/images/files.py'),
-                                     'simseg.images.files._to_8_bits': ('images/files.html#_to_8_bits', 'simseg/images/files.py'),
-                                     'simseg.images.files._why_unreadable': ('images/files.html#_why_unreadable', 'simseg/images/files.py'),
                                      'simseg.images.files.as_rgb': ('images/files.html#as_rgb', 'simseg/images/files.py'),
                                      'simseg.images.files.find_image_files': ( 'images/files.html#find_image_files',
                                                                                'simseg/images/files.py'),
