@@ -9,7 +9,6 @@ __all__ = ['ENDINGS', 'FOREIGN', 'LARGEST', 'LARGE', 'visible_files', 'find_imag
 # %% ../../nbs/images/files.ipynb #d27026dd
 import contextlib
 import os
-import re
 import warnings
 from pathlib import Path
 
@@ -19,13 +18,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # %% ../../nbs/images/files.ipynb #c3d0afd4
 ENDINGS = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff", ".jp2", ".ppm", ".pgm",
            ".tga"}
-FOREIGN = {  # ending that Pillow cannot open → what to tell
-    **dict.fromkeys((".heic", ".heif", ".hif"), "is HEIC, which Pillow opens with a plugin: pip install pillow-heif"),
-    **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
-                    "is a camera's raw file; save it as TIFF or JPEG"),
-    **{f".{kind.lower()}": f"is {kind}, which Pillow cannot open; save it as PNG"
-       for kind in ("DCM", "EXR", "JXL", "NII", "SVG")},
-}
+FOREIGN = {".heic", ".heif", ".hif", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2", ".dcm", ".exr",
+           ".jxl", ".nii", ".svg"}  # of images that Pillow cannot open
+LARGEST = 500_000_000  # pixels of the largest image that is read; it takes 5 GB of memory until it is made small
+LARGE = 30_000_000  # pixels above which images are read one at a time
 
 
 def visible_files(folder: Path) -> list[Path]:
@@ -53,8 +49,6 @@ def find_image_files(folder: Path) -> list[Path]:
 
 # %% ../../nbs/images/files.ipynb #56afca45
 warnings.filterwarnings("ignore", module="PIL")  # warnings about a file's inside; damage raises `UnreadableImage`
-LARGEST = 500_000_000  # pixels of the largest image that is read; it takes 5 GB of memory until it is made small
-LARGE = 30_000_000  # pixels above which images are read one at a time
 Image.MAX_IMAGE_PIXELS = LARGEST // 2  # Pillow refuses twice as many
 with contextlib.suppress(ImportError):
     from pillow_heif import register_heif_opener
@@ -84,13 +78,13 @@ def open_image(path: str | Path) -> Image.Image:  # as it is stored: not turned,
         only_high_bytes = ";16" in str(image.tile)
         image.load()
     except Exception as error:  # a damaged file raises whatever its decoder happens to
+        ending = path.suffix.lower()
         why = f"cannot be read as an image: {(str(error).splitlines() or [type(error).__name__])[0]}"
         if isinstance(error, UnidentifiedImageError): why = "cannot be read as an image: Pillow knows no such format"
-        why = FOREIGN.get(path.suffix.lower(), why)
         if isinstance(error, Image.DecompressionBombError):
-            megapixels = int(re.search(r"(\d+) pixels", str(error))[1]) / 1e6
-            why = (f"has {megapixels:,.0f} megapixels, and simseg reads up to {LARGEST / 1e6:,.0f}; cut it into tiles, "
-                   "or save it smaller")
+            why = f"has more than {LARGEST / 1e6:,.0f} megapixels; cut it into tiles, or save it smaller"
+        if ending in FOREIGN: why = f"is {ending[1:].upper()}, which Pillow cannot open; save it as PNG or TIFF"
+        if ending[:4] in (".hei", ".hif"): why += ", or pip install pillow-heif"
         if not path.exists(): why = "is a link to a file that is not there"
         elif path.stat().st_size == 0: why = "is empty"
         raise UnreadableImage(f"{printable(path)} {why}.") from error
