@@ -331,8 +331,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                        'simseg.images.folders._check_unlabelled': ( 'images/folders.html#_check_unlabelled',
                                                                                     'simseg/images/folders.py'),
                                        'simseg.images.folders._folder': ('images/folders.html#_folder', 'simseg/images/folders.py'),
-                                       'simseg.images.folders._labelled_folder': ( 'images/folders.html#_labelled_folder',
-                                                                                   'simseg/images/folders.py'),
                                        'simseg.images.folders._mask_name': ('images/folders.html#_mask_name', 'simseg/images/folders.py'),
                                        'simseg.images.folders._stem': ('images/folders.html#_stem', 'simseg/images/folders.py'),
                                        'simseg.images.folders.classes_beside': ( 'images/folders.html#classes_beside',

@@ -38,8 +38,6 @@ def visible_files(folder: Path) -> list[Path]:
 
 def find_image_files(folder: Path) -> list[Path]:
     "Return every image file below a folder, sorted; raise `FileNotFoundError` where there is none."
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}; name a folder of images, or one of the data sets.")
     files = visible_files(folder)
     images = [path for path in files if path.suffix.lower() in ENDINGS]
     named = {path.with_suffix("") for path in images}

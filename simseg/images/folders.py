@@ -6,7 +6,6 @@
 __all__ = ['match_names', 'labelled_parts', 'turn_like', 'classes_beside', 'read_classes', 'values_of_masks']
 
 # %% ../../nbs/images/folders.ipynb #9675c0e5
-import difflib
 import json
 import os
 import re
@@ -47,7 +46,7 @@ def match_names(images: list[str], masks: list[str]) -> dict[str, str]:  # image
         if begin: ways.add((first.removeprefix(begin), "", name.removeprefix(begin)))
     known = set(masks)
     longest_first = sorted(images, key=len, reverse=True)  # of numbered files, those that an addition fits least
-    for way in sorted(ways, key=lambda way: (way[0] != "", len("".join(way)), way)):  # additions first, and the shortest
+    for way in sorted(ways, key=lambda way: (way[0] != "", len("".join(way)), way)):  # additions first
         if all(_mask_name(image, *way) in known for image in longest_first):
             return {image: _mask_name(image, *way) for image in images}
     return {}
@@ -131,7 +130,7 @@ def classes_beside(folder: Path) -> Path | None:
             if path.is_file(): return path
 
 
-def read_classes(folder: Path, classes: str) -> str:  # as for `parse_classes`; classes="" asks the file beside the masks
+def read_classes(folder: Path, classes: str) -> str:  # as for `parse_classes`; "" asks the file beside the masks
     "Return what the masks of a labelled folder mean; raise `ValueError` for what cannot be meant."
     file = classes_beside(folder)
     if classes or file is None: return str(parse_classes(classes) or "")
@@ -155,10 +154,16 @@ def read_classes(folder: Path, classes: str) -> str:  # as for `parse_classes`; 
         raise ValueError(f"{file} does not say what masks mean: {str(error).removeprefix('classes: ')}") from error
 
 # %% ../../nbs/images/folders.ipynb #6ded999a
-def _labelled_folder(folder: Path, parts: tuple[str, str], threshold_masks: bool, classes: str) -> Source:
-    "Return the images of one subfolder with their masks in another."
+def _folder(folder: Path, threshold_masks: bool, classes: str) -> Source:
+    "Return the images of a folder, with masks if it is a labelled set."
+    parts = labelled_parts(folder)
+    if not parts:
+        _check_unlabelled(folder)
+        files = find_image_files(folder)
+        labels = _numbered([path.parent.name for path in files])
+        names = [_stem(path, folder) for path in files]
+        return Source(lambda i: (read_image(files[i]), None), labels, names, files=files)
     classes = read_classes(folder, classes)
-    named_values = parse_classes(classes)
     if classes and threshold_masks:
         raise ValueError("threshold_masks cuts the soft edges of one thing; leave it out where there are classes.")
     images = {}
@@ -171,19 +176,19 @@ def _labelled_folder(folder: Path, parts: tuple[str, str], threshold_masks: bool
     if not named:
         without = [name for name in images if name not in masks]
         spare = [name for name in masks if name not in images]
-        near = [name for name in spare if without[0] in name] or difflib.get_close_matches(without[0], spare, 1, 0)
+        near = [name for name in spare if without[0] in name] or spare
         holds = f", and holds {masks[near[0]].name}" if near else ""
         raise FileNotFoundError(f"{folder / parts[1]} has no mask for {without[0]} ({len(without)} of {len(images)} "
                                 f"images){holds}; a mask has its image's name, or the same addition to it throughout, "
                                 "such as _mask.")
     pairs = [(path, masks[named[name]]) for name, path in images.items()]
+    meaning = parse_classes(classes)
 
     def read(i):
         photo_path, mask_path = pairs[i]
         photo = open_image(photo_path)
-        mask = open_image(mask_path)
-        mask = turn_like(mask, photo, mask_path, photo_path)
-        codes = as_trimap(mask, mask_path, named_values, threshold_masks)
+        mask = turn_like(open_image(mask_path), photo, mask_path, photo_path)
+        codes = as_trimap(mask, mask_path, meaning, threshold_masks)
         return read_image(photo_path), Image.fromarray(codes)
 
     alone = sorted(set(masks) - set(named.values()))
@@ -192,20 +197,7 @@ def _labelled_folder(folder: Path, parts: tuple[str, str], threshold_masks: bool
     return Source(read, labels, list(images), None, True, skipped, classes, list(images.values()))
 
 
-def _folder(folder: Path, threshold_masks: bool, classes: str) -> Source:
-    "Return the images of a folder, with masks if it is a labelled set."
-    parts = labelled_parts(folder)
-    if parts: return _labelled_folder(folder, parts, threshold_masks, classes)
-    _check_unlabelled(folder)
-    files = find_image_files(folder)
-
-    def read(i): return read_image(files[i]), None
-
-    labels = _numbered([path.parent.name for path in files])
-    return Source(read, labels, [_stem(path, folder) for path in files], files=files)
-
-
-def values_of_masks(folder: str | Path) -> pd.DataFrame:  # value (colours as #rrggbb), share of all pixels, masks, first
+def values_of_masks(folder: str | Path) -> pd.DataFrame:  # value (colour: #rrggbb), share of pixels, masks, first
     "Return a row a value that the masks of a labelled folder hold; raise `ValueError` where it is none."
     folder = resolve_path(folder)
     parts = labelled_parts(folder) if folder.is_dir() else None
@@ -215,8 +207,8 @@ def values_of_masks(folder: str | Path) -> pd.DataFrame:  # value (colours as #r
         values = mask_values(open_image(path), path.relative_to(folder))
         for value, count in zip(*np.unique(values, return_counts=True)):
             value = _written(int(value), values.dtype == np.uint32)
-            rows.append({"value": value, "share": count, "name": str(path.relative_to(folder))})
-    table = pd.DataFrame(rows).groupby("value", as_index=False)
-    table = table.agg(share=("share", "sum"), masks=("name", "size"), first=("name", "first"))
+            rows.append({"value": value, "share": count, "masks": 1, "first": str(path.relative_to(folder))})
+    how = {"share": "sum", "masks": "sum", "first": "first"}
+    table = pd.DataFrame(rows).groupby("value", as_index=False).agg(how)
     table["share"] /= table["share"].sum()
     return table.sort_values("value", key=lambda value: value.str.rjust(12), ignore_index=True)  # colours come last

@@ -24,7 +24,7 @@ BACKGROUND = 2
 BORDER = 3
 IGNORED = 255  # in masks and in targets: a pixel that counts nowhere
 MOST_CLASSES = 126
-CODES = {number: 2 * number for number in range(2, MOST_CLASSES + 1)}  # number of a class → its code; one more: its border
+CODES = {number: 2 * number for number in range(2, MOST_CLASSES + 1)}  # class → its code; its border is one more
 CODES |= {0: BACKGROUND, 1: FOREGROUND, IGNORED: IGNORED}
 BORDERS = ["pet", "background", "ignore"]  # what the border counts as
 TAKEN = ["per_image", "with_background", "weighted"]  # what iou_… in metrics.json means already
@@ -143,7 +143,7 @@ def as_trimap(mask: Image.Image, name, classes: Classes | None = None, threshold
     return codes[np.searchsorted(found, values)]
 
 # %% ../../nbs/images/masks.ipynb #6fef6fe7
-def as_value_mask(numbers: np.ndarray, classes: Classes, colours: list) -> Image.Image:  # (H, W), uint8, 0 is background
+def as_value_mask(numbers: np.ndarray, classes: Classes, colours: list) -> Image.Image:  # (H, W), uint8, 0: background
     "Return a mask as the files it was learnt from; colours are those of the background and each class."
     first = {0: 0, **{number: value for value, number in reversed(classes.values.items())}}
     values = [first[number] for number in range(len(colours))]

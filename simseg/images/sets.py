@@ -70,10 +70,7 @@ def _pets(data_root: str, classes: str) -> Source:
 
     root = resolve_path(data_root) if data_root else cache_dir() / "downloads"
     parts = ["trainval", "test"]
-    try: sets = [OxfordIIITPet(root, part, target_types="segmentation", download=not data_root) for part in parts]
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(f"Oxford-IIIT Pet could not be read from {root} ({error}); set data_root to a folder "
-                                f"that holds {PETS_FOLDER}/images and {PETS_FOLDER}/annotations.") from error
+    sets = [OxfordIIITPet(root, part, target_types="segmentation", download=not data_root) for part in parts]
     lists = [(root / PETS_FOLDER / "annotations" / f"{part}.txt").read_text(encoding="utf-8") for part in parts]
     lines = [line.split() for text in lists for line in text.splitlines()]  # name, breed from 1, species, number
     both = sets[0] + sets[1]
@@ -89,18 +86,12 @@ def _pets(data_root: str, classes: str) -> Source:
 
 def _hub(dataset: str, folder: Path | None) -> Source:  # of parquet files; None to download
     "Return a set of the Hugging Face hub through its `datasets`: the images to train on."
-    import datasets
+    from datasets import load_dataset
 
-    repository, image_column, label_column = HUB[dataset]
-    try: rows = datasets.load_dataset(str(folder or repository), split="train")
-    except Exception as error:  # the library raises a different class for each way a download can fail
-        place = folder or "the Hugging Face hub"
-        raise FileNotFoundError(f"{dataset} could not be loaded from {place} ({type(error).__name__}); "
-                                f"set data_root to a folder that holds {dataset}/ with its parquet files.") from error
-
-    def read(i): return rows[i][image_column], None
-
-    return Source(read, np.array(rows[label_column]), [f"{i:05d}" for i in range(len(rows))])
+    repository, image, label = HUB[dataset]
+    rows = load_dataset(str(folder or repository), split="train")
+    names = [f"{i:05d}" for i in range(len(rows))]
+    return Source(lambda i: (rows[i][image], None), np.array(rows[label]), names)
 
 # %% ../../nbs/images/sets.ipynb #3829c4c3
 def reading_of(params: dict) -> dict:
@@ -125,8 +116,12 @@ def load_data(
     if not named and classes: key["classes"] = classes
 
     def source():
-        if dataset in PETS: return _pets(data_root, PETS[dataset])
-        return _hub(dataset, folder) if dataset in HUB else _folder(folder, threshold_masks, classes)
+        if not named: return _folder(folder, threshold_masks, classes)
+        try: return _pets(data_root, PETS[dataset]) if dataset in PETS else _hub(dataset, folder)
+        except Exception as error:  # the libraries raise a different class for each way a download can fail
+            holds = f"{PETS_FOLDER}/ with images/, annotations/" if dataset in PETS else f"{dataset}/ as parquet files"
+            raise FileNotFoundError(f"{dataset} could not be loaded from {folder or 'its server'} "
+                                    f"({type(error).__name__}): set data_root to a folder with {holds}.") from error
 
     data = cached(key, image_size, source)
     damaged = [row["why"] for row in data.skipped if not row["why"].endswith("without an image.")]
