@@ -96,8 +96,7 @@ class Drawn:
     def check_mask(self):
         "Read it as a mask; a whole one must be what was drawn."
         stored = open_image(self.path)
-        mask = turn_like(stored, Image.new("RGB", stored.size), self.path, self.path)
-        found = as_trimap(mask, self.path, compression=stored.format if self.lossy else "")
+        found = as_trimap(turn_like(stored, Image.new("RGB", stored.size), self.path, self.path), self.path)
         assert set(np.unique(found)) <= {FOREGROUND, BACKGROUND}
         if self.kind != "whole" or self.turned: return
         assert self.lossy or np.array_equal(found == FOREGROUND, self.grey > 0), "not what was drawn"

@@ -20,7 +20,7 @@ from PIL import Image
 from simseg.base.files import read_json
 from simseg.images import folders
 from simseg.images.files import find_image_files, open_image
-from simseg.images.folders import check_unlabelled, labelled_parts
+from simseg.images.folders import labelled_parts
 from simseg.images.splits import split_data
 from simseg.images.sets import files_fingerprint, load_data, load_pairs, load_unlabelled
 from simseg.images.known import read_known
@@ -124,12 +124,12 @@ UNREADABLE = {
     "half a TIFF": (save_half("x.tif"), "x.tif cannot be read as an image"),
     "text": (lambda folder: (folder / "x.png").write_text("text"), "Pillow knows no such format"),
     "a phone's": (lambda folder: (folder / "x.HEIC").write_bytes(b"ftypheic"), "pip install pillow-heif"),
-    "raw": (lambda folder: (folder / "x.nef").write_bytes(b"raw"), "raw file; save it as TIFF or JPEG"),
+    "raw": (lambda folder: (folder / "x.nef").write_bytes(b"raw"), "is NEF, .* save it as PNG or TIFF"),
     "medical": (lambda folder: (folder / "x.dcm").write_bytes(b"DICM"), "is DCM, .* save it as PNG"),
     "a link to nowhere": (lambda folder: (folder / "x.jpg").symlink_to("gone.jpg"), "link to a file that is not there"),
     "pages": (save_pages, "holds 3 pages; save each"),
     "black": (save_deep_colours, "save it with 8 bits"),
-    "a bomb": (save_bomb, "has 3,600 megapixels, and simseg reads up to 500"),
+    "a bomb": (save_bomb, "has more than 500 megapixels; cut it into tiles"),
     "a folder": (lambda folder: (folder / "x.jpg").mkdir(), ""),
 }
 
@@ -320,7 +320,7 @@ REFUSED_MASK = {  # kind → how it is saved, ending, sentence
                 r"holds 1 \(.*\), 2 \(.*\), but a mask of one thing is 0"),
     "two colours": (lambda m, p: Image.fromarray(np.dstack([m, HALVES, m * 0])).save(p), "png",
                     "holds #000000 .*, or black, and one other value"),
-    "WebP": (lambda m, p: Image.fromarray(m).save(p, quality=60), "webp", "WEBP compression .* threshold_masks=True"),
+    "WebP": (lambda m, p: Image.fromarray(m).save(p, quality=60), "webp", "JPEG compression .* threshold_masks=True"),
     "a colour, JPEG": (lambda m, p: colour(m, (255, 0, 0)).save(p), "jpg", "or black, and one other value; .*JPEG"),
     "contradiction": (lambda m, p: Image.fromarray(np.dstack([m] * 3 + [255 - m])).save(p), "png",
                       "one thing in its colours and another in its transparency"),
@@ -464,7 +464,6 @@ def test_classes_with_the_same_names_are_no_labelled_set(tmp_path):
     photos(tmp_path / "photos" / "Dog", 6, 20)
     for i, path in enumerate(sorted((tmp_path / "photos" / "Dog").iterdir())):
         path.rename(path.with_name(f"{i:02d}.png"))
-    check_unlabelled(tmp_path / "photos")
     assert load_unlabelled(str(tmp_path / "photos"), SIDE).labels.tolist() == [0] * 6 + [1] * 6
 
 
@@ -821,13 +820,13 @@ def test_a_folder_of_many_classes_is_looked_through_in_no_time(tmp_path, monkeyp
         (tmp_path / "photos" / kind).mkdir(parents=True)
         for i in range(first, 1500): (tmp_path / "photos" / kind / f"{i}.png").touch()
     tried = []
-    true_addition = folders._with_addition
+    true_name = folders._mask_name
 
-    def addition(name, **parts):
-        tried.append(name)
-        return true_addition(name, **parts)
+    def mask_name(image, *way):
+        tried.append(image)
+        return true_name(image, *way)
 
-    monkeypatch.setattr(folders, "_with_addition", addition)
+    monkeypatch.setattr(folders, "_mask_name", mask_name)
     assert labelled_parts(tmp_path / "photos") is None
     assert len(tried) < 20_000
 
@@ -849,8 +848,8 @@ def test_a_scan_of_196_megapixels_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("width, height, why", [
-    (60_000, 60_000, "has 3,600 megapixels, and simseg reads up to 500; cut it into tiles, or save it smaller."),
-    (1, 600_000_000, "has 600 megapixels, and simseg reads up to 500; cut it into tiles, or save it smaller."),
+    (60_000, 60_000, "has more than 500 megapixels; cut it into tiles, or save it smaller."),
+    (1, 600_000_000, "has more than 500 megapixels; cut it into tiles, or save it smaller."),
     (14_000, 14_000, "cannot be read as an image: "),
     (0, 10, "cannot be read as an image: "),
 ])

@@ -34,10 +34,7 @@ class ImageData:
     def __len__(self): return len(self.images)
 
 # %% ../../nbs/images/data.ipynb #1eb6ed1c
-def fingerprint_of(
-    images: np.ndarray,  # (N, 3, S, S), uint8
-    masks: np.ndarray | None,  # (N, S, S), uint8
-) -> str:  # 16 hexadecimal digits
+def fingerprint_of(images: np.ndarray, masks: np.ndarray | None) -> str:  # 16 hexadecimal digits
     "Return a hash of all pixels of a set."
     digest = hashlib.sha256()
     for array in (images, masks):
@@ -48,20 +45,13 @@ def fingerprint_of(
     return digest.hexdigest()[:16]
 
 # %% ../../nbs/images/data.ipynb #74998d68
-def to_device(
-    array: np.ndarray,  # uint8 pixels
-    device: torch.device,
-) -> torch.Tensor:  # on `device` where it fits, else on the CPU
-    "Return the array as a tensor, as near to the device as it fits."
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    "Return an array of pixels as a tensor, on the device where it fits, else on the CPU."
     tensor = torch.from_numpy(array)
     fits = device.type == "cuda" and tensor.nbytes < torch.cuda.mem_get_info(device)[0] / 2
     return tensor.to(device) if fits else tensor
 
 
-def take(
-    tensor: torch.Tensor,  # a data set, on the device or the CPU
-    indices: torch.Tensor,  # (B,), int64, on the CPU
-    device: torch.device,
-) -> torch.Tensor:  # (B, …), on `device`
-    "Return one batch of a data set."
+def take(tensor: torch.Tensor, indices: torch.Tensor, device: torch.device) -> torch.Tensor:  # (B, …), on `device`
+    "Return one batch of a data set, which may lie elsewhere; the indices, (B,), lie on the CPU."
     return tensor[indices.to(tensor.device)].to(device, non_blocking=True)

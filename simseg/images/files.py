@@ -9,7 +9,6 @@ __all__ = ['ENDINGS', 'FOREIGN', 'LARGEST', 'LARGE', 'visible_files', 'find_imag
 # %% ../../nbs/images/files.ipynb #d27026dd
 import contextlib
 import os
-import re
 import warnings
 from pathlib import Path
 
@@ -19,13 +18,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # %% ../../nbs/images/files.ipynb #c3d0afd4
 ENDINGS = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff", ".jp2", ".ppm", ".pgm",
            ".tga"}
-FOREIGN = {  # ending that Pillow cannot open → what to tell
-    **dict.fromkeys((".heic", ".heif", ".hif"), "is HEIC, which Pillow opens with a plugin: pip install pillow-heif"),
-    **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
-                    "is a camera's raw file; save it as TIFF or JPEG"),
-    **{ending: f"is {ending[1:].upper()}, which Pillow cannot open; save it as PNG"
-       for ending in (".dcm", ".exr", ".jxl", ".nii", ".svg")},
-}
+FOREIGN = {".heic", ".heif", ".hif", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2", ".dcm", ".exr",
+           ".jxl", ".nii", ".svg"}  # of images that Pillow cannot open
+LARGEST = 500_000_000  # pixels of the largest image that is read; it takes 5 GB of memory until it is made small
+LARGE = 30_000_000  # pixels above which images are read one at a time
 
 
 def visible_files(folder: Path) -> list[Path]:
@@ -42,8 +38,6 @@ def visible_files(folder: Path) -> list[Path]:
 
 def find_image_files(folder: Path) -> list[Path]:
     "Return every image file below a folder, sorted; raise `FileNotFoundError` where there is none."
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}; name a folder of images, or one of the data sets.")
     files = visible_files(folder)
     images = [path for path in files if path.suffix.lower() in ENDINGS]
     named = {path.with_suffix("") for path in images}
@@ -53,8 +47,6 @@ def find_image_files(folder: Path) -> list[Path]:
 
 # %% ../../nbs/images/files.ipynb #56afca45
 warnings.filterwarnings("ignore", module="PIL")  # warnings about a file's inside; damage raises `UnreadableImage`
-LARGEST = 500_000_000  # pixels of the largest image that is read; it takes 5 GB of memory until it is made small
-LARGE = 30_000_000  # pixels above which images are read one at a time
 Image.MAX_IMAGE_PIXELS = LARGEST // 2  # Pillow refuses twice as many
 with contextlib.suppress(ImportError):
     from pillow_heif import register_heif_opener
@@ -68,19 +60,6 @@ class UnreadableImage(ValueError):
 def printable(path: str | Path) -> str:
     "Return a path that can be printed and written as UTF-8, which an old disk's accents are not."
     return os.fsencode(path).decode("utf-8", "replace")
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    "Return why a file could not be opened, and what to do."
-    if not path.exists(): return "is a link to a file that is not there"
-    if path.stat().st_size == 0: return "is empty"
-    if isinstance(error, Image.DecompressionBombError):
-        megapixels = int(re.search(r"(\d+) pixels", str(error))[1]) / 1e6
-        return (f"has {megapixels:,.0f} megapixels, and simseg reads up to {LARGEST / 1e6:,.0f}; cut it into tiles, or "
-                "save it smaller")
-    if path.suffix.lower() in FOREIGN: return FOREIGN[path.suffix.lower()]
-    if isinstance(error, UnidentifiedImageError): return "cannot be read as an image: Pillow knows no such format"
-    return f"cannot be read as an image: {(str(error).splitlines() or [type(error).__name__])[0]}"
 
 
 def open_image(path: str | Path) -> Image.Image:  # as it is stored: not turned, in its own mode
@@ -97,7 +76,16 @@ def open_image(path: str | Path) -> Image.Image:  # as it is stored: not turned,
         only_high_bytes = ";16" in str(image.tile)
         image.load()
     except Exception as error:  # a damaged file raises whatever its decoder happens to
-        raise UnreadableImage(f"{printable(path)} {_why_unreadable(path, error)}.") from error
+        ending = path.suffix.lower()
+        why = f"cannot be read as an image: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        if isinstance(error, UnidentifiedImageError): why = "cannot be read as an image: Pillow knows no such format"
+        if isinstance(error, Image.DecompressionBombError):
+            why = f"has more than {LARGEST / 1e6:,.0f} megapixels; cut it into tiles, or save it smaller"
+        if ending in FOREIGN: why = f"is {ending[1:].upper()}, which Pillow cannot open; save it as PNG or TIFF"
+        if ending[:4] in (".hei", ".hif"): why += ", or pip install pillow-heif"
+        if not path.exists(): why = "is a link to a file that is not there"
+        elif path.stat().st_size == 0: why = "is empty"
+        raise UnreadableImage(f"{printable(path)} {why}.") from error
     if pages > 1:
         raise UnreadableImage(f"{printable(path)} holds {pages} pages; save each of them as a file of its own.")
     if only_high_bytes and image.mode in ("RGB", "RGBA") and max(high for _, high in image.getextrema()[:3]) < 16:
@@ -106,22 +94,18 @@ def open_image(path: str | Path) -> Image.Image:  # as it is stored: not turned,
     return image
 
 # %% ../../nbs/images/files.ipynb #589331d7
-def _to_8_bits(values: np.ndarray) -> np.ndarray:  # (H, W), integer or float → (H, W), uint8
-    "Return grey of any depth from its darkest to its brightest value; black where it is one value throughout."
-    values = values.astype(np.float64)
-    known = values[np.isfinite(values)]
-    if not known.size: raise UnreadableImage("it holds no number")
-    low, high = np.percentile(known, [0.1, 99.9])
-    if low == high:  # a few bright points on an even ground
-        low = known.min()
-        high = known.max()
-    scaled = np.nan_to_num((values - low) / max(high - low, 1e-12)).clip(0, 1)
-    return (255 * scaled).round().astype(np.uint8)
-
-
 def as_rgb(image: Image.Image) -> Image.Image:  # in any mode → RGB
-    "Return an image as a viewer shows it."
-    if image.mode[0] in "IF": return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+    "Return an image as a viewer shows it; deep grey from its darkest to its brightest value, or black if it is even."
+    if image.mode[0] in "IF":
+        values = np.asarray(image, np.float64)
+        known = values[np.isfinite(values)]
+        if not known.size: raise UnreadableImage("it holds no number")
+        low, high = np.percentile(known, [0.1, 99.9])
+        if low == high:  # a few bright points on an even ground
+            low = known.min()
+            high = known.max()
+        scaled = np.nan_to_num((values - low) / max(high - low, 1e-12)).clip(0, 1)
+        image = Image.fromarray((255 * scaled).round().astype(np.uint8))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))

@@ -10,13 +10,12 @@ __all__ = ['SYNTHETIC', 'PETS', 'HUB', 'DATASETS', 'PETS_FOLDER', 'SYNTHETIC_IMA
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..base.files import resolve_path
 from ..base.parameters import check_range
 from .data import ImageData
 from .files import Image, find_image_files, visible_files
-from .masks import BORDER, FOREGROUND, border_code, class_code
+from .masks import BORDER, CODES, FOREGROUND
 from .similarity import group_images
 from .cache import Source, cache_dir, cached, fingerprint
 from .synthetic import make_synthetic
@@ -32,46 +31,37 @@ HUB = {  # data set → repository, column of the image, column of the label
     "cats_vs_dogs": ("microsoft/cats_vs_dogs", "image", "labels"),
 }
 DATASETS = [*SYNTHETIC, *PETS, *HUB]
+PETS_FOLDER = "oxford-iiit-pet"
+SYNTHETIC_IMAGES = 512  # how many there are where max_images is 0
+MAX_UNREADABLE = 0.1  # share of the images that may be damaged
+READING = ["threshold_masks", "classes"]  # parameters that say how images are read
 
 # %% ../../nbs/images/sets.ipynb #2f7616de
-PETS_FOLDER = "oxford-iiit-pet"
-
-
-def _place(dataset: str, data_root: str) -> Path | None:  # None: it is to be downloaded
+def check_source(dataset: str, data_root: str = "") -> Path | None:  # None: it is drawn, or to be downloaded
     "Return the folder of a data set of files; raise `FileNotFoundError` where there is none."
-    if dataset in PETS or dataset in HUB:
-        if not data_root: return None
-        name = PETS_FOLDER if dataset in PETS else dataset
-        folder = resolve_path(data_root) / name
-        if folder.is_dir(): return folder
-        raise FileNotFoundError(f"data_root={data_root!r} has no folder {name} ({folder}); put the data set there, "
-                                "or set data_root='' to download it.")
-    folder = resolve_path(dataset)
+    named = dataset in PETS or dataset in HUB
+    if dataset in SYNTHETIC or (named and not data_root): return None
+    name = PETS_FOLDER if dataset in PETS else dataset
+    folder = resolve_path(data_root) / name if named else resolve_path(dataset)
     if folder.is_dir(): return folder
-    raise FileNotFoundError(f"dataset={dataset!r} is neither a folder ({folder}) nor one of {', '.join(DATASETS)}.")
-
-
-def check_source(dataset: str, data_root: str = ""):
-    "Raise `FileNotFoundError` where a data set's folder is not there; what has to be downloaded is not checked."
-    if dataset not in SYNTHETIC: _place(dataset, data_root)
+    if not named:
+        raise FileNotFoundError(f"dataset={dataset!r} is neither a folder ({folder}) nor one of {', '.join(DATASETS)}.")
+    raise FileNotFoundError(f"data_root={data_root!r} has no folder {name} ({folder}); put the data set there, "
+                            "or set data_root='' to download it.")
 
 
 def files_fingerprint(dataset: str, data_root: str = "") -> str:  # empty for synthetic images
     "Return a hash of the names and contents of a data set's files."
-    if dataset in SYNTHETIC: return ""
-    folder = _place(dataset, data_root)
-    if folder is None: return "download"
+    folder = check_source(dataset, data_root)
+    if folder is None: return "" if dataset in SYNTHETIC else "download"
     if dataset in PETS or dataset in HUB: return fingerprint(visible_files(folder), folder)
     beside = classes_beside(folder)
     return fingerprint([*find_image_files(folder), *([beside] if beside else [])], folder)
 
 # %% ../../nbs/images/sets.ipynb #d036ccb9
 def _as_species(trimap: Image.Image, species: int) -> Image.Image:  # 1 cat, 2 dog
-    "Return a trimap of a pet with the code of its species."
-    codes = np.array(trimap)
-    codes[codes == FOREGROUND] = class_code(species)
-    codes[np.asarray(trimap) == BORDER] = border_code(species)
-    return Image.fromarray(codes)
+    "Return a trimap of a pet with the codes of its species."
+    return trimap.point(lambda code: {FOREGROUND: CODES[species], BORDER: 2 * species + 1}.get(code, code))
 
 
 def _pets(data_root: str, classes: str) -> Source:
@@ -80,17 +70,13 @@ def _pets(data_root: str, classes: str) -> Source:
 
     root = resolve_path(data_root) if data_root else cache_dir() / "downloads"
     parts = ["trainval", "test"]
-    targets = ["segmentation", "category"]
-    try: sets = [OxfordIIITPet(root, part, target_types=targets, download=not data_root) for part in parts]
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(f"Oxford-IIIT Pet could not be read from {root} ({error}); set data_root to a folder "
-                                f"that holds {PETS_FOLDER}/images and {PETS_FOLDER}/annotations.") from error
+    sets = [OxfordIIITPet(root, part, target_types="segmentation", download=not data_root) for part in parts]
     lists = [(root / PETS_FOLDER / "annotations" / f"{part}.txt").read_text(encoding="utf-8") for part in parts]
     lines = [line.split() for text in lists for line in text.splitlines()]  # name, breed from 1, species, number
-    both = torch.utils.data.ConcatDataset(sets)
+    both = sets[0] + sets[1]
 
     def read(i):
-        image, (trimap, _) = both[i]
+        image, trimap = both[i]
         return image, _as_species(trimap, int(lines[i][2])) if classes else trimap
 
     breeds = np.array([int(line[1]) - 1 for line in lines])
@@ -98,31 +84,16 @@ def _pets(data_root: str, classes: str) -> Source:
     return Source(read, breeds, [line[0] for line in lines], official, has_masks=True, classes=classes)
 
 
-def _hub(
-    dataset: str,  # one of `HUB`
-    folder: Path | None,  # that holds its parquet files; None to download
-) -> Source:
+def _hub(dataset: str, folder: Path | None) -> Source:  # of parquet files; None to download
     "Return a set of the Hugging Face hub through its `datasets`: the images to train on."
-    import datasets
+    from datasets import load_dataset
 
-    repository, image_column, label_column = HUB[dataset]
-    try: rows = datasets.load_dataset(str(folder or repository), split="train")
-    except Exception as error:  # the library raises a different class for each way a download can fail
-        place = folder or "the Hugging Face hub"
-        raise FileNotFoundError(f"{dataset} could not be loaded from {place} ({type(error).__name__}); "
-                                f"set data_root to a folder that holds {dataset}/ with its parquet files.") from error
-
-    def read(i):
-        return rows[i][image_column], None
-
-    return Source(read, np.array(rows[label_column]), [f"{i:05d}" for i in range(len(rows))])
+    repository, image, label = HUB[dataset]
+    rows = load_dataset(str(folder or repository), split="train")
+    names = [f"{i:05d}" for i in range(len(rows))]
+    return Source(lambda i: (rows[i][image], None), np.array(rows[label]), names)
 
 # %% ../../nbs/images/sets.ipynb #3829c4c3
-SYNTHETIC_IMAGES = 512  # how many there are where max_images is 0
-MAX_UNREADABLE = 0.1  # share of the images that may be damaged
-READING = ["threshold_masks", "classes"]  # parameters that say how images are read
-
-
 def reading_of(params: dict) -> dict:
     "Return how a stage with these parameters reads its images, as `load_data` takes it."
     return {name: params[name] for name in READING}
@@ -130,17 +101,14 @@ def reading_of(params: dict) -> dict:
 
 def load_data(
     dataset: str,  # one of `DATASETS`, or the path of a folder of images
-    image_size: int,  # pixels, of a side
-    data_root: str = "",  # folder that holds the data sets; "" downloads to the user's cache
-    max_images: int = 0,  # how many synthetic images; 0 is `SYNTHETIC_IMAGES`. Other sets come whole
-    seed: int = 0,  # which synthetic images
-    threshold_masks: bool = False,  # cut masks with soft edges half-way
-    classes: str = "",  # what the values of a folder's masks mean, as for `parse_classes`
+    image_size: int, data_root: str = "",
+    max_images: int = 0, seed: int = 0,  # of synthetic images: how many, 0 for `SYNTHETIC_IMAGES`, and which
+    threshold_masks: bool = False, classes: str = "",  # what a folder's masks mean, as for `as_trimap`
 ) -> ImageData:
     "Return a data set; raise `FileNotFoundError` for what is missing, and `ValueError` for what cannot be read."
     check_range("image_size", image_size, 16)
     if dataset in SYNTHETIC: return make_synthetic(max_images or SYNTHETIC_IMAGES, image_size, SYNTHETIC[dataset], seed)
-    folder = _place(dataset, data_root)
+    folder = check_source(dataset, data_root)
     named = dataset in PETS or dataset in HUB
     key = {"dataset": dataset if named else "folder", "path": str(folder or "download"),
            "files": files_fingerprint(dataset, data_root)}  # what the pixels depend on
@@ -148,8 +116,12 @@ def load_data(
     if not named and classes: key["classes"] = classes
 
     def source():
-        if dataset in PETS: return _pets(data_root, PETS[dataset])
-        return _hub(dataset, folder) if dataset in HUB else _folder(folder, threshold_masks, classes)
+        if not named: return _folder(folder, threshold_masks, classes)
+        try: return _pets(data_root, PETS[dataset]) if dataset in PETS else _hub(dataset, folder)
+        except Exception as error:  # the libraries raise a different class for each way a download can fail
+            holds = f"{PETS_FOLDER}/ with images/, annotations/" if dataset in PETS else f"{dataset}/ as parquet files"
+            raise FileNotFoundError(f"{dataset} could not be loaded from {folder or 'its server'} "
+                                    f"({type(error).__name__}): set data_root to a folder with {holds}.") from error
 
     data = cached(key, image_size, source)
     damaged = [row["why"] for row in data.skipped if not row["why"].endswith("without an image.")]
@@ -162,13 +134,7 @@ def load_data(
     return data
 
 # %% ../../nbs/images/sets.ipynb #5397d056
-def load_pairs(
-    dataset: str,
-    image_size: int,
-    data_root: str = "",
-    max_images: int = 0,
-    **reading,  # threshold_masks, classes
-) -> ImageData:
+def load_pairs(dataset: str, image_size: int, data_root: str = "", max_images: int = 0, **reading) -> ImageData:
     "Return a data set with masks, as `load_data`; raise `ValueError` where it has none."
     classes = reading.get("classes", "")
     if classes and dataset in DATASETS:
@@ -179,13 +145,7 @@ def load_pairs(
                      "with images/ and masks/.")
 
 
-def load_unlabelled(
-    dataset: str,
-    image_size: int,
-    data_root: str = "",
-    max_images: int = 0,
-    **reading,  # threshold_masks, classes
-) -> ImageData:
+def load_unlabelled(dataset: str, image_size: int, data_root: str = "", max_images: int = 0, **reading) -> ImageData:
     "Return a data set to pretrain on, as `load_data`."
     data = load_data(dataset, image_size, data_root, max_images, seed=1, **reading)
     if dataset == "synthetic": data.masks = None
