@@ -22,18 +22,16 @@ import yaml
 from filelock import FileLock, Timeout
 from snakemake.logging import logger
 
-from simseg.study.batch import STOPS, SUMS, is_heard, print_anything
-from simseg.study.lines import StudyLines
+from simseg.study.batch import STOPS, SUMS, StudyLines, is_heard, print_anything
 from simseg.base.machine import resolved_precision
 from simseg.images.sets import files_fingerprint
 from simseg.evidence.tables import print_results
 from simseg.base.provenance import code_fingerprint
 from simseg.base.run import read_state
-from simseg.study.grid import Run, ready_encoder, runs_to_do, split_arm
+from simseg.study.grid import Run, ready_encoder, run_resources, split_arm, study_runs
 from simseg.study.files import RESOURCES, check_not_taken, check_study
 from simseg.study.results import collect_results
 from simseg.study.files import note_origin, read_study
-from simseg.study.resources import run_resources
 from simseg.learning.encoders import UNTRAINED, encoder_file
 
 # glibc keeps freed memory for the next step instead of giving it back to the system: benchmarks/bench_memory.py says
@@ -110,7 +108,7 @@ def depends_on(run):
     images = " ".join(files_of(dataset, study["data_root"]) for dataset in named).strip()
     return f"code {code_fingerprint(run.stage)}, images {images or 'drawn'}, {precision}"
 
-evaluated = [run.out_dir for run in runs_to_do(study)]
+evaluated = [run.out_dir for run in study_runs(study, "evaluation")]
 
 # a run whose files somebody has removed, or that are damaged, has to run again
 for file in Path(root).glob("**/results.sha256"):

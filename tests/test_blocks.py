@@ -13,7 +13,7 @@ from simseg.images.splits import split_data
 from simseg.images.sets import load_pairs
 from simseg.images.known import read_known
 from simseg.evidence.record import record_study
-from simseg.study.grid import runs_to_do, MINIATURE, study_runs
+from simseg.study.grid import MINIATURE
 from simseg.study.files import check_study
 from simseg.unet import load_model, run_unet
 
@@ -122,8 +122,6 @@ def test_what_is_recorded_is_added_to_and_never_dropped(two_seeds, workplace):
         now = (folder / name).read_text().splitlines()
         assert set(lines) < set(now), name
     assert {name.rpartition("/")[2] for name in read_yaml(folder / "runs.yaml")} == {"seed0", "seed1"}
-    assert runs_to_do(without_root(study, skip_recorded=True)) == []
-    assert runs_to_do(study) == study_runs(study, "evaluation")
 
 
 def test_a_block_of_two_machines_is_refused_and_the_record_stays(two_seeds):
