@@ -81,8 +81,8 @@ def test_a_file_that_is_missing_is_refused_when_the_study_starts_not_when_it_is_
     with pytest.raises(FileNotFoundError, match="no/such"): check_study(study, starting=True)
 
 
-def without_root(study: dict, **more) -> dict:
-    return {key: value for key, value in study.items() if key != "root"} | more
+def without_root(study: dict) -> dict:
+    return {key: value for key, value in study.items() if key != "root"}
 
 
 def finished_cells(study: dict, seeds: list[int], machine: str):

@@ -171,11 +171,8 @@ def write_sums():
 SUMS = re.compile(rb"([0-9a-f]{64}  [^\n]+\n)+")  # what it writes
 
 # %% ../../nbs/study/batch.ipynb #de1ef085
-FIGURES = {  # stage → the figures of a finished run, of which the first that it has is printed
-    "simclr": {"knn_accuracy": "k-NN accuracy", "loss": "NT-Xent"},
-    "unet": {"val_iou": "validation IoU"},
-    "evaluation": {"iou": "test IoU"},
-}
+# of the metrics of any stage, the first that a finished run has is printed
+FIGURES = {"iou": "test IoU", "val_iou": "validation IoU", "knn_accuracy": "k-NN accuracy", "loss": "NT-Xent"}
 
 
 class StudyLines(logging.Handler):
@@ -219,8 +216,7 @@ class StudyLines(logging.Handler):
         else:
             file = folder / "metrics.json"
             metrics = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-            figures = [f"{words} {metrics[key]:.3f}" for key, words in FIGURES.get(stage, {}).items()
-                       if metrics.get(key) is not None]
+            figures = [f"{words} {metrics[key]:.3f}" for key, words in FIGURES.items() if metrics.get(key) is not None]
             line += f"  {(figures or [''])[0]:<22}"
         if ahead and not failed:
             at_once = max(1.0, sum(every) / (now - min(job["began"] for job in self.jobs.values())))

@@ -73,7 +73,7 @@ def _check_sections(study: dict):  # yields sections of the study file, such as 
     for stage in STAGES:
         yield [(stage,)]
         _check_stage(study, stage, study[stage], stage, FROM_UNET if stage == "evaluation" else ())
-    for key, what, taken in (("encoders", "way to start", ""), ("recipes", "recipe", BASE)):
+    for key, what, taken in (("recipes", "recipe", BASE), ("encoders", "way to start", "")):
         yield [(key,)]
         seen = {}
         for name in study[key]:
@@ -85,7 +85,6 @@ def _check_sections(study: dict):  # yields sections of the study file, such as 
             if fits and name != taken: continue
             raise ValueError(f"`{name}` is to name the folders of a {what}; take up to {LONGEST_NAME} letters, digits "
                              f"and underscores{f' other than {taken}' if taken else ''}.")
-    yield [("encoders",)]
     if not study["encoders"]: raise ValueError("The study has no encoders; name one at least.")
     for name, own in study["encoders"].items():
         own = {} if own is None else own  # `scratch:` with nothing behind it
@@ -166,7 +165,7 @@ def _is_text(keys: tuple, value) -> bool:
 
 
 def _read_unchecked(path: Path) -> tuple[dict, dict]:  # a study, and where its keys stand
-    "Return a study as its file says it, with label ratios that are keys as numbers; what is no number the checks refuse."
+    "Return a study as its file says it, with label ratios as numbers where they are keys and can be."
     study, places = read_typed_yaml(path, _is_text)
     if not study: raise ValueError(f"{places[()]} is empty; params/quickstart.yaml shows what a study file says.")
     number = re.compile(r"\d*\.?\d+(e-?\d+)?", re.IGNORECASE)

@@ -83,30 +83,24 @@ class Run:
     seed: int = 0
 
     @property
-    def arm(self) -> str:
-        "Way to start and recipe as folders have them: cats_vs_dogs, or cats_vs_dogs-frozen."
+    def arm(self) -> str:  # way to start and recipe as folders have them: cats_vs_dogs, or cats_vs_dogs-frozen
         return self.start if self.recipe == BASE else f"{self.start}-{self.recipe}"
 
     @property
-    def label(self) -> str:
-        "Way to start and recipe as tables and figures have them: cats_vs_dogs, or cats_vs_dogs (frozen)."
+    def label(self) -> str:  # as tables and figures have them: cats_vs_dogs, or cats_vs_dogs (frozen)
         return self.start if self.recipe == BASE else f"{self.start} ({self.recipe})"
 
     @property
-    def name(self) -> str:
-        "The cell's name in folders and among recorded counts: cats_vs_dogs/ratio0.2/seed0; for simclr without a ratio."
+    def name(self) -> str:  # in folders and among recorded counts: cats_vs_dogs/ratio0.2/seed0; simclr has no ratio
         ratio = "" if self.stage == "simclr" else f"/ratio{self.ratio}"
         return f"{self.arm}{ratio}/seed{self.seed}"
 
     @property
-    def out_dir(self) -> str:
-        "Its folder, relative to the top of the repository."
+    def out_dir(self) -> str:  # its folder, relative to the top of the repository
         return f"outputs/{self.study['name']}/{self.stage}/{self.name}"
 
     @property
-    def folder(self) -> Path:
-        "Its folder, as an absolute path."
-        return resolve_path(self.out_dir)
+    def folder(self) -> Path: return resolve_path(self.out_dir)
 
     def at(self, stage: str) -> "Run":
         "Return the run of another stage of the same cell; at simclr the pretraining that the cell would use."
@@ -115,20 +109,17 @@ class Run:
         return Run(self.study, stage, self.start, seed=seeds[self.seed % len(seeds)] if seeds else self.seed)
 
     @property
-    def inputs(self) -> list["Run"]:
-        "The runs whose encoder or model this one begins with: one, or none."
+    def inputs(self) -> list["Run"]:  # the runs whose encoder or model this one begins with: one, or none
         if self.stage == "evaluation": return [self.at("unet")]
         if self.stage == "simclr" or ready_encoder(self.study, self.start): return []
         return [self.at("simclr")]
 
     @property
-    def chain(self) -> list["Run"]:
-        "All runs that this one rests on, the first to run first, and itself last."
+    def chain(self) -> list["Run"]:  # all runs that this one rests on, the first to run first, and itself last
         return [*(run for used in self.inputs for run in used.chain), self]
 
     @property
-    def params(self) -> dict:
-        "All parameters of the stage's notebook."
+    def params(self) -> dict:  # all parameters of the stage's notebook
         study = self.study
         defaults = parameter_defaults(self.stage)
         params = {**defaults, **{key: study[key] for key in STUDY_DEFAULTS if key in defaults}}
