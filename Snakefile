@@ -22,17 +22,15 @@ import yaml
 from filelock import FileLock, Timeout
 from snakemake.logging import logger
 
-from simseg.study.batch import STOPS, SUMS, is_heard, print_anything
-from simseg.study.lines import StudyLines
+from simseg.study.batch import STOPS, SUMS, StudyLines, is_heard, print_anything
 from simseg.base.parameters import resolved_precision
 from simseg.images.sets import files_fingerprint
 from simseg.evidence.tables import print_results
 from simseg.base.run import code_fingerprint, read_state
-from simseg.study.grid import Run, ready_encoder, runs_to_do, split_arm
+from simseg.study.grid import Run, ready_encoder, run_resources, runs_to_do, split_arm
 from simseg.study.files import RESOURCES, check_not_taken, check_study
 from simseg.study.results import collect_results
 from simseg.study.files import note_origin, read_study
-from simseg.study.resources import run_resources
 from simseg.learning.encoders import UNTRAINED, encoder_file
 
 # glibc keeps freed memory for the next step instead of giving it back to the system: benchmarks/bench_memory.py says

@@ -12,7 +12,7 @@ from simseg.images.splits import split_data
 from simseg.images.sets import load_pairs
 from simseg.images.known import read_known
 from simseg.evidence.record import record_study
-from simseg.study.grid import runs_to_do, MINIATURE, study_runs
+from simseg.study.grid import MINIATURE, runs_to_do, study_runs
 from simseg.study.files import check_study
 from simseg.unet import load_model, run_unet
 

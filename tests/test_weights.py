@@ -22,9 +22,8 @@ from simseg.tools import export
 from simseg.learning.consistency import unremembered
 from simseg.tools.command import main
 from simseg.simclr import run_simclr
-from simseg.study.grid import MINIATURE, Run
+from simseg.study.grid import MINIATURE, Run, run_resources
 from simseg.study.files import check_study
-from simseg.study.resources import run_resources
 from simseg.learning.encoders import load_encoder, make_encoder, read_weights
 from simseg.unet import load_model, make_unet, run_unet, save_model
 

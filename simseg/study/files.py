@@ -8,164 +8,124 @@ __all__ = ['LONGEST_NAME', 'NOT_A_STUDY', 'check_study', 'read_study', 'study_fi
 
 # %% ../../nbs/study/files.ipynb #653c89b3
 import re
-from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from ..base.files import damaged, read_json, repo_root, resolve_path, short_path, write_json
 from ..base.files import read_typed_yaml, read_yaml, write_yaml
 from ..base.parameters import check_known, check_range, check_types, parameter_defaults
-from ..base.run import first_difference
 from ..images.sets import check_source
 from ..learning.encoders import UNTRAINED, encoder_file
 from ..learning.metrics import check_threshold
 from ..simclr import check_simclr
 from ..unet import check_unet
 from .grid import BASE, FROM_CELL, FROM_UNET, GRID, OF_STUDY, ONE_RUN, RESOURCES, RUNNING, STAGES
-from .grid import STUDY_DEFAULTS, ready_encoder, study_runs
+from .grid import STUDY_DEFAULTS, Run, ready_encoder, study_runs
 
 # %% ../../nbs/study/files.ipynb #1fd87fec
-@contextmanager
-def _about(*sections: tuple):  # keys of the study file, such as ("recipes", "frozen")
-    "Note on an error raised inside which sections of a study file it may be about."
-    try: yield
-    except (ValueError, FileNotFoundError) as error:
-        error.sections = [*getattr(error, "sections", []), *sections]
-        raise
-
-
-def _place_of(
-    error: Exception,
-    places: dict,  # keys → "params/mine.yaml, line 3", as `read_typed_yaml` gives
-) -> str:
-    "Return where in its file a study has the mistake of an error."
-    first = re.match(r"`([^`]+)`|(\w+)", str(error))
-    name = first and (first[1] or first[2])
-    sections = [*getattr(error, "sections", []), ()]
-    return next(places[keys] for keys in [*[(*section, name) for section in sections], *sections] if keys in places)
-
-# %% ../../nbs/study/files.ipynb #53a246db
 LONGEST_NAME = 100  # bytes of UTF-8; a system allows 255 for a folder, and one may carry two names
+NOT_A_STUDY = ["reference", "example"]  # folders in outputs/ that hold other things
 
 
-def _check_section(what: str, values: dict, known: dict):
-    "Check that a section has known names only, and values of the type of each name's example; None is any type."
-    check_known(what, values, known)
-    check_types({name: value for name, value in values.items() if known[name] is not None}, known)
-
-
-def _check_stage(where: str, values: dict, stage: str, extra: dict, shared: list[str] = ()):
+def _check_stage(study: dict, where: str, values: dict, stage: str, shared=(), extra=()):
     "Check names and types of one stage's parameters; `shared` ones are set elsewhere, `extra` ones are the study's."
     check_types({where: values}, {where: {}})
     elsewhere = {*STUDY_DEFAULTS, *FROM_CELL, *ONE_RUN} - {"image_size"} | {*shared}
-    known = {name: value for name, value in parameter_defaults(stage).items() if name not in elsewhere}
-    _check_section(f"parameter of {where} in the study file", values, known | extra)
-
-
-def _check_list(where: str, values, example, low: float = float("-inf"), high: float = float("inf")):
-    "Check that a list is not empty and names nothing twice, with values of the example's type and in range."
-    check_types({where: values}, {where: []})
-    if not values: raise ValueError(f"The study has no {where}; name one at least.")
-    for value in values:
-        check_types({where: value}, {where: example})
-        if not isinstance(example, str): check_range(where, value, low, high)
-    if len(set(values)) < len(values): raise ValueError(f"{where} names one twice: {values}.")
-
-
-def _check_epochs(where: str, section: dict, study: dict):
-    "Check that `epochs_at` has whole numbers, for ratios that there are."
-    epochs = section.get("epochs_at", {})
+    known = {name: value for name, value in parameter_defaults(stage).items() if name not in elsewhere} | dict(extra)
+    if stage == "unet": known["epochs_at"] = {}
+    check_known(f"parameter of {where} in the study file", values, known)
+    check_types({name: value for name, value in values.items() if known[name] is not None}, known)
+    epochs = values.get("epochs_at", {})
     check_known(f"label ratio for epochs_at of {where}", epochs, study["label_ratios"])
     named = {f"epochs_at {ratio} of {where}": value for ratio, value in epochs.items()}
     check_types(named, dict.fromkeys(named, 1))
 
 
-def _check_names(what: str, names, taken: list[str] = ()):
-    "Check that folders can carry names, on a disk that does not tell large letters from small ones, too."
-    seen = {}
-    for name in names:
-        other = seen.setdefault(str(name).casefold(), name)
-        if other != name:
-            raise ValueError(f"`{name}` and `{other}` would share a folder on a disk that does not tell large letters "
-                             "from small ones; rename one.")
-        fits = isinstance(name, str) and re.fullmatch(r"\w+", name) and len(name.encode()) <= LONGEST_NAME
-        if fits and name not in taken: continue
-        but = f" other than {', '.join(taken)}" if taken else ""
-        raise ValueError(f"`{name}` is to name the folders of a {what}; take up to {LONGEST_NAME} letters, digits and "
-                         f"underscores{but}.")
+def _check_list(where: str, values, example):
+    "Check that a list is not empty and names nothing twice: ratios, seeds or names, as the example is."
+    check_types({where: values}, {where: []})
+    if not values: raise ValueError(f"{where} is empty; name one at least.")
+    for value in values:
+        check_types({where: value}, {where: example})
+        if isinstance(example, float): check_range(where, value, 1e-6, 0.8)
+        elif isinstance(example, int): check_range(where, value, 0)
+    if len(set(values)) < len(values): raise ValueError(f"{where} names one twice: {values}.")
 
-# %% ../../nbs/study/files.ipynb #b1a32482
-def _check_grid(study: dict):
-    "Check label ratios and seeds, and what a stage takes of a machine."
-    with _about(("label_ratios",)): _check_list("label_ratios", study["label_ratios"], 0.2, 1e-6, 0.8)
-    with _about(("seeds",)): _check_list("seeds", study["seeds"], 0, 0)
-    with _about(("seeds_at",)):
-        check_known("label ratio for seeds_at", study["seeds_at"], study["label_ratios"])
-        for ratio, seeds in study["seeds_at"].items(): _check_list(f"seeds_at {ratio}", seeds, 0, 0)
-    if study["pretraining_seeds"]: _check_list("pretraining_seeds", study["pretraining_seeds"], 0, 0)
+# %% ../../nbs/study/files.ipynb #53a246db
+def _check_sections(study: dict):  # yields sections of the study file, such as [("recipes", "frozen")]
+    "Check a study section by section; yield which sections the checks that follow are about."
+    _check_list("label_ratios", study["label_ratios"], 0.2)
+    _check_list("seeds", study["seeds"], 0)
+    if study["pretraining_seeds"]: _check_list("pretraining_seeds", study["pretraining_seeds"], 0)
     if study["redraw_labels"] and "label_seed" in study["unet"]:
         raise ValueError("redraw_labels draws labels by each seed, so label_seed says nothing; leave one of them out.")
-    with _about(("resources",)): check_known("stage for resources", study["resources"], STAGES)
+    yield [("seeds_at",)]
+    check_known("label ratio for seeds_at", study["seeds_at"], study["label_ratios"])
+    for ratio, seeds in study["seeds_at"].items(): _check_list(f"seeds_at {ratio}", seeds, 0)
+    yield [("resources",)]
+    check_known("stage for resources", study["resources"], STAGES)
     for stage, own in study["resources"].items():
-        with _about(("resources", stage)):
-            check_types({f"resources of {stage}": own}, {f"resources of {stage}": {}})
-            _check_section(f"resource of {stage}", own, dict.fromkeys(RESOURCES, 1))
-            for name, value in own.items(): check_range(name, value, int(name != "gpu"))
-
-
-def _check_stages(study: dict):
-    "Check the sections of stages, ways to start and recipes."
-    with _about(("simclr",)): _check_stage("simclr", study["simclr"], "simclr", {})
-    with _about(("evaluation",)): _check_stage("evaluation", study["evaluation"], "evaluation", {}, FROM_UNET)
-    with _about(("unet",)):
-        _check_stage("unet", study["unet"], "unet", {"epochs_at": {}})
-        _check_epochs("unet", study["unet"], study)
-    with _about(("encoders",)):
-        if not study["encoders"]: raise ValueError("The study has no encoders; name one at least.")
-        _check_names("way to start", study["encoders"])
+        yield [("resources", stage)]
+        check_types({f"resources of {stage}": own}, {f"resources of {stage}": {}})
+        check_known(f"resource of {stage}", own, RESOURCES)
+        check_types(own, dict.fromkeys(RESOURCES, 1))
+        for name, value in own.items(): check_range(name, value, int(name != "gpu"))
+    for stage in STAGES:
+        yield [(stage,)]
+        _check_stage(study, stage, study[stage], stage, FROM_UNET if stage == "evaluation" else ())
+    for key, what, taken in (("recipes", "recipe", BASE), ("encoders", "way to start", "")):
+        yield [(key,)]
+        seen = {}
+        for name in study[key]:
+            other = seen.setdefault(str(name).casefold(), name)
+            if other != name:
+                raise ValueError(f"`{name}` and `{other}` would share a folder on a disk that does not tell large "
+                                 "letters from small ones; rename one.")
+            fits = isinstance(name, str) and re.fullmatch(r"\w+", name) and len(name.encode()) <= LONGEST_NAME
+            if fits and name != taken: continue
+            raise ValueError(f"`{name}` is to name the folders of a {what}; take up to {LONGEST_NAME} letters, digits "
+                             f"and underscores{f' other than {taken}' if taken else ''}.")
+    if not study["encoders"]: raise ValueError("The study has no encoders; name one at least.")
     for name, own in study["encoders"].items():
         own = {} if own is None else own  # `scratch:` with nothing behind it
-        with _about(("encoders", name)):
-            _check_stage(f"encoder {name}", own, "simclr", dict.fromkeys(OF_STUDY, ""))
-            trained = [key for key in own if key not in OF_STUDY or (key, name) == ("encoder", "scratch")]
-            if name in UNTRAINED and trained:
-                raise ValueError(f"{name} begins without any training here and takes no `{trained[0]}`; call what is "
-                                 "trained otherwise.")
-            if name in UNTRAINED or "dataset" in own or "encoder" in own: continue
-            raise ValueError(f"The encoder {name} says neither a dataset to pretrain on nor an encoder's file.")
-    with _about(("recipes",)): _check_names("recipe", study["recipes"], [BASE])
+        yield [("encoders", name)]
+        _check_stage(study, f"encoder {name}", own, "simclr", extra=dict.fromkeys(OF_STUDY, ""))
+        trained = [key for key in own if key not in OF_STUDY or (key, name) == ("encoder", "scratch")]
+        if name in UNTRAINED and trained:
+            raise ValueError(f"{name} begins without any training here and takes no `{trained[0]}`; call what is "
+                             "trained otherwise.")
+        if name in UNTRAINED or "dataset" in own or "encoder" in own: continue
+        raise ValueError(f"The encoder {name} says neither a dataset to pretrain on nor an encoder's file.")
     for name, own in study["recipes"].items():
-        with _about(("recipes", name)):
-            extra = {**dict.fromkeys(GRID), "epochs_at": {}}
-            _check_stage(f"recipe {name}", own, "unet", extra, [*FROM_UNET, "image_size", "label_seed"])
-            _check_epochs(f"recipe {name}", own, study)
+        yield [("recipes", name)]
+        shared = [*FROM_UNET, "image_size", "label_seed"]
+        _check_stage(study, f"recipe {name}", own, "unet", shared, dict.fromkeys(GRID))
         for key, example in {"encoders": "scratch", "label_ratios": 0.2}.items():
             if key not in own: continue
-            with _about(("recipes", name, key), ("recipes", name)):
-                _check_list(f"{key} of recipe {name}", own[key], example)
-                check_known(f"{key[:-1].replace('_', ' ')} for recipe {name}", own[key], study[key])
+            yield [("recipes", name, key), ("recipes", name)]
+            _check_list(f"{key} of recipe {name}", own[key], example)
+            check_known(f"{key[:-1].replace('_', ' ')} for recipe {name}", own[key], study[key])
 
 # %% ../../nbs/study/files.ipynb #763a765b
-def _check_runs(study: dict, starting: bool):
+def _check_runs(study: dict, starting: bool):  # yields sections, as `_check_sections`
     "Check the values of every run's parameters, and that the images and weights which they name are there."
-    named = {(("unet",),): (study["unet"].get("dataset", "synthetic"), "")}
-    for start in study["encoders"]: named[("encoders", start),] = ("synthetic", ready_encoder(study, start))
-    for run in study_runs(study):
-        params = run.params
-        if run.stage == "simclr":
-            about = (("encoders", run.start), ("simclr",), ("unet",))
-            with _about(*about): check_simclr(params)
-            named[about] = (params["dataset"], params["start"])
-        elif run.stage == "unet":
-            with _about(("recipes", run.recipe), ("unet",)): check_unet(params)
-        else:
-            with _about(("evaluation",)): check_threshold(params["threshold"])
-    for about, (dataset, weights) in named.items():
-        with _about(*about):
-            if starting or Path(dataset).name == dataset: check_source(dataset, study["data_root"])
-            if starting and weights not in ("", *UNTRAINED): encoder_file(weights)
-
-
-NOT_A_STUDY = ["reference", "example"]  # folders in outputs/ that hold other things
+    for start in study["encoders"]:
+        yield [("encoders", start), ("simclr",), ("unet",)]
+        weights = ready_encoder(study, start)
+        if not weights:
+            params = Run(study, "simclr", start).params
+            check_simclr(params)
+            weights = params["start"]
+            if starting or Path(params["dataset"]).name == params["dataset"]:
+                check_source(params["dataset"], study["data_root"])
+        if starting and weights not in UNTRAINED: encoder_file(weights)
+    for run in study_runs(study, "unet"):
+        yield [("recipes", run.recipe), ("unet",)]
+        check_unet(run.params)
+    dataset = run.params["dataset"]
+    if starting or Path(dataset).name == dataset: check_source(dataset, study["data_root"])
+    yield [("evaluation",)]
+    check_threshold(run.at("evaluation").params["threshold"])
 
 
 def check_study(
@@ -176,6 +136,7 @@ def check_study(
     "Return a study, checked whole before anything runs; raise `ValueError` with what is wrong with it, and where."
     if not study:
         raise ValueError("There is no study; name its file: snakemake --cores 2 --config study=params/quickstart.yaml")
+    sections = []
     try:
         check_known("key of a study file", study, STUDY_DEFAULTS)
         study = {**STUDY_DEFAULTS, **{key: value for key, value in study.items() if value is not None}}
@@ -184,10 +145,12 @@ def check_study(
         if not re.fullmatch(r"\w([\w.-]*[\w-])?", name) or len(name.encode()) > LONGEST_NAME or name in NOT_A_STUDY:
             raise ValueError(f"name={name!r} is to name a folder; take up to {LONGEST_NAME} letters, digits, -, _ and "
                              f"dots, a letter or digit first, no dot last, and not {' or '.join(NOT_A_STUDY)}.")
-        for check in (_check_grid, _check_stages): check(study)
-        _check_runs(study, starting)
+        for sections in chain(_check_sections(study), _check_runs(study, starting)): pass
     except (ValueError, FileNotFoundError) as error:
-        if places: error.args = (f"{_place_of(error, places)}: {error}",)
+        if places:
+            about = re.search(r"(?<=`)[^`]+|\w+", str(error))[0]
+            likely = [*[(*section, about) for section in [*sections, ()]], *sections, ()]
+            error.args = (f"{next(places[keys] for keys in likely if keys in places)}: {error}",)
         raise
     return study
 
@@ -201,27 +164,19 @@ def _is_text(keys: tuple, value) -> bool:
     return isinstance(defaults.get(keys[-1]), str)
 
 
-def _as_number(text: str) -> float | str:
-    try: return float(text)
-    except ValueError: return text  # for the checks
-
-
-def _with_numbers(section: dict, file: str) -> dict:
-    "Return a section of a study with label ratios as numbers where they are keys."
-    for key, value in section.items():
-        if not isinstance(value, dict): continue
-        section[key] = _with_numbers(value, file)
-        if key not in ("seeds_at", "epochs_at"): continue
-        section[key] = {_as_number(ratio): own for ratio, own in value.items()}
-        if len(section[key]) < len(value): raise ValueError(f"{file}: {key} has the same label ratio twice.")
-    return section
-
-
 def _read_unchecked(path: Path) -> tuple[dict, dict]:  # a study, and where its keys stand
-    "Read a study as its file says it."
+    "Return a study as its file says it, with label ratios as numbers where they are keys and can be."
     study, places = read_typed_yaml(path, _is_text)
     if not study: raise ValueError(f"{places[()]} is empty; params/quickstart.yaml shows what a study file says.")
-    return _with_numbers(study, places[()]), places
+    number = re.compile(r"\d*\.?\d+(e-?\d+)?", re.IGNORECASE)
+    recipes = study.get("recipes")
+    for section in (study, study.get("unet"), *(recipes.values() if isinstance(recipes, dict) else ())):
+        for key in ("seeds_at", "epochs_at"):
+            own = section.get(key) if isinstance(section, dict) else None
+            if not isinstance(own, dict): continue
+            section[key] = {float(ratio) if number.fullmatch(ratio) else ratio: value for ratio, value in own.items()}
+            if len(section[key]) < len(own): raise ValueError(f"{places[()]}: {key} has the same label ratio twice.")
+    return study, places
 
 
 def _merged(study: dict, changes: dict) -> dict:
@@ -248,9 +203,7 @@ def read_study(
     return check_study(_merged(study, changes or {}), places, starting)
 
 
-def study_files(
-    first: str | Path = "",  # one that comes first
-) -> list[str]:  # relative to the top of the repository where they lie below it
+def study_files(first: str | Path = "") -> list[str]:  # relative to the top of the repository; `first` comes first
     "Return the study files there are: of studies that were begun, and those in params/; broken ones, too."
     root = repo_root()
     has_encoders = re.compile(rb"^\W*encoders\b", re.MULTILINE)  # not parsed, since a broken file is told when opened
@@ -259,17 +212,16 @@ def study_files(
     return list(dict.fromkeys([str(first), *names] if first else names))
 
 # %% ../../nbs/study/files.ipynb #19fa5088
-def _flat(value, name: str = "") -> dict:
-    "Return a study's values by their full names: unet.epochs."
-    if not value or not isinstance(value, dict): return {name: value}
-    parts = [_flat(part, f"{name}.{key}" if name else str(key)) for key, part in value.items()]
-    return {full: own for part in parts for full, own in part.items()}
-
-
-def _other_study(old: dict, new: dict) -> str:  # "unet.epochs=8, here unet.epochs=3"; empty: one study
-    "Return the first thing in which two studies differ."
-    flat = [_flat({key: value for key, value in study.items() if key not in RUNNING}) for study in (old, new)]
-    return first_difference(flat[0], {**flat[1], "ran_on": {}})
+def _other_study(old: dict, new: dict, inside: str = "") -> str:  # "unet.epochs=8, here unet.epochs=3"; empty: none
+    "Return the first difference of two studies, or of two sections of that name."
+    for key in {**old, **new} if inside else [key for key in STUDY_DEFAULTS if key not in RUNNING]:
+        name = f"{inside}{key}"
+        before = old.get(key, "nothing")
+        now = new.get(key, "nothing")
+        if isinstance(before, dict) and isinstance(now, dict): difference = _other_study(before, now, f"{name}.")
+        else: difference = "" if before == now else f"{name}={before!r}, here {name}={now!r}"
+        if difference: return difference
+    return ""
 
 
 def _read_begun(file: Path) -> dict:
@@ -280,10 +232,7 @@ def _read_begun(file: Path) -> dict:
     return study
 
 
-def check_not_taken(
-    study: dict,
-    file: str | Path,  # that it was read from
-):
+def check_not_taken(study: dict, file: str | Path):  # the file that the study was read from
     "Raise `ValueError` where another file has run another study under this name."
     folder = resolve_path(f"outputs/{study['name']}")
     if not ((folder / "origin.json").is_file() and (folder / "study.yaml").is_file()): return
@@ -301,9 +250,7 @@ def note_origin(study: dict, file: str | Path):
     write_yaml(begun, study)
 
 # %% ../../nbs/study/files.ipynb #811ad0b5
-def begun_file(
-    path: str | Path,  # params/<study>.yaml, or outputs/<study>/study.yaml
-) -> Path:  # outputs/<study>/study.yaml; `path` where the study has not begun, or was changed since
+def begun_file(path: str | Path) -> Path:  # outputs/<study>/study.yaml; `path` if not begun, or changed since
     "Return the file that says how a study was last run."
     path = resolve_path(path)
     asked = _read_unchecked(path)[0] if path.is_file() else {}
@@ -315,5 +262,6 @@ def begun_file(
 def begun_study(path: str | Path) -> dict:
     "Return a study as `begun_file` has it."
     file = begun_file(path)
-    begun = file.name == "study.yaml" and file.parent.parent == resolve_path("outputs")  # and so was checked
-    return _read_begun(file) if begun else read_study(file)
+    return _read_begun(file) if file.match("outputs/*/study.yaml") else read_study(file)  # as that was checked
+
+

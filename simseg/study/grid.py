@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CELL', 'FROM_UNET', 'ONE_RUN', 'RESOURCES',
-           'RUNNING', 'BASE', 'ratio_label', 'ready_encoder', 'Run', 'study_runs', 'split_arm', 'arm_label',
-           'recorded_counts', 'runs_to_do', 'study_data']
+           'RUNNING', 'BASE', 'KB_PER_PIXEL', 'PIXELS_PER_SECOND', 'CONSISTENCY', 'IMAGES', 'SLOWER', 'FASTER', 'DAY',
+           'ratio_label', 'ready_encoder', 'Run', 'study_runs', 'split_arm', 'recorded_counts', 'runs_to_do',
+           'study_data', 'run_resources']
 
 # %% ../../nbs/study/grid.ipynb #a8fc9cf6
 from dataclasses import dataclass, field, replace
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from safetensors import safe_open
 
 from ..base.files import repo_root, resolve_path
-from ..base.parameters import parameter_defaults
+from ..base.parameters import parameter_defaults, resolved_device
 from ..images.splits import split_data
 from ..images.sets import SYNTHETIC, READING, load_pairs, reading_of
 from ..learning.encoders import UNTRAINED
@@ -24,15 +26,11 @@ from ..learning.encoders import UNTRAINED
 MINIATURE = yaml.safe_load("""
 name: miniature
 image_size: 32
-encoder_name: resnet18
 label_ratios: [0.8, 0.2]
 seeds: [0, 1]
 seeds_at: {0.8: [0]}
-encoders:
-  scratch:
-  animals: {dataset: synthetic}
-recipes:
-  frozen: {freeze_encoder: true, encoders: [animals], label_ratios: [0.2]}
+encoders: {scratch: , animals: {dataset: synthetic}}
+recipes: {frozen: {freeze_encoder: true, encoders: [animals], label_ratios: [0.2]}}
 simclr: {max_images: 128, batch_size: 32, epochs: 1}
 unet: {dataset: synthetic, max_images: 128, epochs: 2}
 """)
@@ -45,8 +43,8 @@ STUDY_DEFAULTS = {
     "threads": 1,  # CPU threads a cell; Snakemake runs as many cells at a time as --cores has room for
     "label_ratios": [], "seeds": [], "seeds_at": {}, "encoders": {}, "recipes": {},
     "redraw_labels": False,  # whether each seed draws its own labelled images
+    "skip_recorded": False,  # leave out the runs that outputs/reference holds already
     "pretraining_seeds": [],  # pretrainings that the seeds use in turn; empty where each seed has its own
-    "skip_recorded": False,  # leave out the cells that outputs/reference holds already
     "simclr": {}, "unet": {}, "evaluation": {}, "resources": {},
 }
 
@@ -68,30 +66,17 @@ def ratio_label(ratio: float) -> str:
     return f"{100 * ratio:.10g}%"
 
 
-def ready_encoder(
-    study: dict,  # as `check_study` gives, here and everywhere below
-    start: str,  # a way to start
-) -> str:  # scratch, imagenet, or a file; empty for one that the study pretrains
+def ready_encoder(study: dict, start: str) -> str:  # scratch, imagenet or a file; empty for one that is pretrained
     "Return what a way to start is without any pretraining here; a file of its own wins over a name such as imagenet."
     own = study["encoders"].get(start) or {}
     return own.get("encoder", start if start in UNTRAINED else "")
-
-
-def _at_ratio(
-    section: dict,  # of a study: `unet`, or one of `recipes`
-    ratio: float,
-) -> dict:
-    "Return the parameters of 3_unet that a section says, at a label ratio."
-    params = {key: value for key, value in section.items() if key not in (*GRID, "epochs_at")}
-    epochs = section.get("epochs_at", {})
-    return {**params, "epochs": epochs[ratio]} if ratio in epochs else params
 
 
 @dataclass(frozen=True)
 class Run:
     "One run of a study."
 
-    study: dict = field(repr=False, compare=False)  # as `check_study` gives
+    study: dict = field(repr=False, compare=False)  # as `check_study` gives, here and everywhere below
     stage: str  # simclr, unet or evaluation
     start: str  # way to start, the study's name for the encoder
     recipe: str = BASE  # for simclr, too
@@ -99,30 +84,24 @@ class Run:
     seed: int = 0
 
     @property
-    def arm(self) -> str:
-        "Way to start and recipe as folders have them: cats_vs_dogs, or cats_vs_dogs-frozen."
+    def arm(self) -> str:  # way to start and recipe as folders have them: cats_vs_dogs, or cats_vs_dogs-frozen
         return self.start if self.recipe == BASE else f"{self.start}-{self.recipe}"
 
     @property
-    def label(self) -> str:
-        "Way to start and recipe as tables and figures have them: cats_vs_dogs, or cats_vs_dogs (frozen)."
+    def label(self) -> str:  # as tables and figures have them: cats_vs_dogs, or cats_vs_dogs (frozen)
         return self.start if self.recipe == BASE else f"{self.start} ({self.recipe})"
 
     @property
-    def name(self) -> str:
-        "The cell's name in folders and among recorded counts: cats_vs_dogs/ratio0.2/seed0; for simclr without a ratio."
+    def name(self) -> str:  # in folders and among recorded counts: cats_vs_dogs/ratio0.2/seed0; simclr has no ratio
         ratio = "" if self.stage == "simclr" else f"/ratio{self.ratio}"
         return f"{self.arm}{ratio}/seed{self.seed}"
 
     @property
-    def out_dir(self) -> str:
-        "Its folder, relative to the top of the repository."
+    def out_dir(self) -> str:  # its folder, relative to the top of the repository
         return f"outputs/{self.study['name']}/{self.stage}/{self.name}"
 
     @property
-    def folder(self) -> Path:
-        "Its folder, as an absolute path."
-        return resolve_path(self.out_dir)
+    def folder(self) -> Path: return resolve_path(self.out_dir)
 
     def at(self, stage: str) -> "Run":
         "Return the run of another stage of the same cell; at simclr the pretraining that the cell would use."
@@ -131,50 +110,41 @@ class Run:
         return Run(self.study, stage, self.start, seed=seeds[self.seed % len(seeds)] if seeds else self.seed)
 
     @property
-    def inputs(self) -> list["Run"]:
-        "The runs whose encoder or model this one begins with: one, or none."
+    def inputs(self) -> list["Run"]:  # the runs whose encoder or model this one begins with: one, or none
         if self.stage == "evaluation": return [self.at("unet")]
         if self.stage == "simclr" or ready_encoder(self.study, self.start): return []
         return [self.at("simclr")]
 
     @property
-    def chain(self) -> list["Run"]:
-        "All runs that this one rests on, the first to run first, and itself last."
+    def chain(self) -> list["Run"]:  # all runs that this one rests on, the first to run first, and itself last
         return [*(run for used in self.inputs for run in used.chain), self]
 
     @property
-    def params(self) -> dict:
-        "All parameters of the stage's notebook."
+    def params(self) -> dict:  # all parameters of the stage's notebook
+        study = self.study
         defaults = parameter_defaults(self.stage)
-        shared = {key: self.study[key] for key in STUDY_DEFAULTS if key in defaults}
-        own = {"simclr": self._simclr, "unet": self._unet, "evaluation": self._evaluation}[self.stage]()
-        return {**defaults, **shared, **own, "seed": self.seed, "out_dir": self.out_dir, "overwrite": True}
-
-    def _simclr(self) -> dict:
-        unet = self.study["unet"]
-        labelled = {key: unet[key] for key in ("split", "split_seed", *READING) if key in unet}
-        dataset = unet.get("dataset", "synthetic")
-        own = self.study["encoders"][self.start] or {}
-        return {**labelled, "leave_out": "" if dataset in SYNTHETIC else dataset, **self.study["simclr"],
-                **{key: value for key, value in own.items() if key not in OF_STUDY}}
-
-    def _unet(self) -> dict:
-        sections = [self.study["unet"], self.study["recipes"].get(self.recipe, {})]
-        params = {key: value for section in sections for key, value in _at_ratio(section, self.ratio).items()}
-        params["encoder"] = ready_encoder(self.study, self.start) or self.at("simclr").out_dir
-        if self.study["redraw_labels"]: params["label_seed"] = self.seed
-        return {**params, "label_ratio": self.ratio}
-
-    def _evaluation(self) -> dict:
-        unet = self.at("unet").params
-        shared = {key: unet[key] for key in FROM_UNET}
-        return {**shared, **self.study["evaluation"], "model_dir": f"{unet['out_dir']}/model"}
+        params = {**defaults, **{key: study[key] for key in STUDY_DEFAULTS if key in defaults}}
+        if self.stage == "simclr":
+            dataset = study["unet"].get("dataset", "synthetic")
+            params |= {key: study["unet"][key] for key in ("split", "split_seed", *READING) if key in study["unet"]}
+            params["leave_out"] = "" if dataset in SYNTHETIC else dataset
+            own = study["encoders"][self.start] or {}
+            params |= {**study["simclr"], **{key: value for key, value in own.items() if key not in OF_STUDY}}
+        elif self.stage == "unet":
+            for section in (study["unet"], study["recipes"].get(self.recipe, {})):
+                params |= {key: value for key, value in section.items() if key not in (*GRID, "epochs_at")}
+                params["epochs"] = section.get("epochs_at", {}).get(self.ratio, params["epochs"])
+            params["encoder"] = ready_encoder(study, self.start) or self.at("simclr").out_dir
+            if study["redraw_labels"]: params["label_seed"] = self.seed
+            params["label_ratio"] = self.ratio
+        else:
+            unet = self.at("unet").params
+            params |= {**{key: unet[key] for key in FROM_UNET}, **study["evaluation"]}
+            params["model_dir"] = f"{unet['out_dir']}/model"
+        return {**params, "seed": self.seed, "out_dir": self.out_dir, "overwrite": True}
 
 # %% ../../nbs/study/grid.ipynb #2b1155ad
-def study_runs(
-    study: dict,
-    stage: str | None = None,  # None: of every stage
-) -> list[Run]:
+def study_runs(study: dict, stage: str | None = None) -> list[Run]:  # None: of every stage
     "Return the runs of a study: each pretraining once, then every cell's fine-tuning and evaluation."
     runs = []
     for recipe, own in {BASE: {}, **study["recipes"]}.items():
@@ -187,23 +157,13 @@ def study_runs(
     return [run for run in runs if stage in (None, run.stage)]
 
 # %% ../../nbs/study/grid.ipynb #bdeb0158
-def split_arm(
-    arm: str,  # as `Run.arm` gives
-) -> tuple[str, str]:
+def split_arm(arm: str) -> tuple[str, str]:  # as `Run.arm` gives
     "Return the way to start and the recipe of an arm."
     start, _, recipe = arm.partition("-")
     return start, recipe or BASE
 
-
-def arm_label(start: str, recipe: str) -> str:
-    "Return how tables and figures name a way to start with its recipe."
-    return start if recipe == BASE else f"{start} ({recipe})"
-
 # %% ../../nbs/study/grid.ipynb #57462e03
-def recorded_counts(
-    study: dict,
-    by_name: dict,  # as counts.safetensors holds them: `Run.name` → (N, 2 K)
-) -> dict:  # (arm, label ratio) → (seeds, counts (S, N, 2 K))
+def recorded_counts(study: dict, by_name: dict) -> dict:  # `Run.name` → (N, 2 K), as counts.safetensors holds them
     "Return recorded counts as `collect_counts` gives those of a study's folder."
     grouped = {}
     for run in study_runs(study, "evaluation"):
@@ -213,8 +173,6 @@ def recorded_counts(
 
 def runs_to_do(study: dict) -> list[Run]:
     "Return the evaluations of the grid, but for those recorded where `skip_recorded` leaves them out."
-    from safetensors import safe_open
-
     file = repo_root() / "outputs" / "reference" / study["name"] / "counts.safetensors"
     runs = study_runs(study, "evaluation")
     if not study["skip_recorded"] or not file.is_file(): return runs
@@ -222,11 +180,37 @@ def runs_to_do(study: dict) -> list[Run]:
     return [run for run in runs if run.name not in names]
 
 # %% ../../nbs/study/grid.ipynb #a490884a
-def study_data(
-    study: dict,
-) -> tuple:  # ImageData, and its Split with every development image
-    "The images that a study fine-tunes and tests on."
+def study_data(study: dict) -> tuple:  # ImageData, and its Split with every development image
+    "Return the images that a study fine-tunes and tests on."
     params = Run(study, "unet", "scratch", ratio=0.8).params
     reading = reading_of(params)
     data = load_pairs(params["dataset"], params["image_size"], params["data_root"], params["max_images"], **reading)
     return data, split_data(data, 0.8, params["split"], params["split_seed"])
+
+# %% ../../nbs/study/grid.ipynb #ab979f99
+KB_PER_PIXEL = {"resnet18": 1.8, "resnet34": 2.2, "resnet50": 5.0, "resnet101": 8.0, "resnet152": 11.0}  # of a batch
+PIXELS_PER_SECOND = {"resnet18": 300e3, "resnet34": 200e3, "resnet50": 120e3, "resnet101": 80e3, "resnet152": 60e3}
+CONSISTENCY = 2.5  # times the work, where as many images without labels go through the model and its average too
+IMAGES = 25_000  # of a set whose size a study file does not say
+SLOWER = 4  # than the core that was measured: how slow a machine may be
+FASTER = 20  # how many of those cores a GPU stands for: an H100, 21 with small images, over 200 with large ones
+DAY = 24 * 60  # minutes; a run that is ended by its limit goes on when the study is started again
+
+
+def run_resources(run: Run) -> dict:
+    "Return mem_mb, runtime (minutes) and gpu of a run: the study's own, else by its size."
+    gpus = int(resolved_device(run.study["device"]) == "cuda")
+    own = {"gpu": gpus, **run.study["resources"].get(run.stage, {})}
+    params = run.params if run.stage == "simclr" else run.at("unet").params  # evaluation: as its U-Net
+    epochs = 1 if run.stage == "evaluation" else params["epochs"]
+    encoder = params["encoder_name"] if params["encoder_name"] in KB_PER_PIXEL else "resnet152"
+    pixels = params["image_size"] ** 2
+    images = params["max_images"] or IMAGES
+    kept = KB_PER_PIXEL[encoder] * params["batch_size"] * pixels / 1e3
+    seen = epochs * images * params.get("label_ratio", 1.0) * pixels
+    if params.get("consistency"):
+        kept *= 2  # as many images without labels go through it in the same step
+        seen *= CONSISTENCY
+    seconds = seen / PIXELS_PER_SECOND[encoder] / (FASTER * own["gpu"] or 1)
+    memory = 100 * round(15 + (kept + 3 * pixels * images / 1e6) / 100)
+    return {"mem_mb": memory, "runtime": min(DAY, 15 + round(SLOWER * seconds / 60)), **own}

@@ -25,11 +25,7 @@ from .status import current_runs, judge_runs, read_history, read_once, saved_par
 class Counts(np.ndarray):
     "Intersection and union of a cell's runs, which know the images that they were counted on."
 
-    def __new__(
-        cls,
-        pixels: np.ndarray,  # (S, N, 2 K), int64, K classes
-        images: list[str],  # (N,), ids, or names where there are none
-    ):
+    def __new__(cls, pixels: np.ndarray, images: list[str]):  # (S, N, 2 K), int64; (N,), ids, or names without ids
         counts = np.asarray(pixels).view(cls)
         counts.images = images
         return counts
@@ -44,9 +40,7 @@ def check_same_images(*images: list[str]):
                      "run them again on one data set with one split_seed.")
 
 
-def count_pixels(
-    per_image: list[pd.DataFrame],  # per_image.csv of each seed, the same images in the same order
-) -> Counts:
+def count_pixels(per_image: list[pd.DataFrame]) -> Counts:  # per_image.csv of each seed
     "Return the counts of a cell's runs; raise `ValueError` where the test images differ."
     images = [list(table["id" if "id" in table else "name"]) for table in per_image]
     check_same_images(*images)
@@ -57,9 +51,7 @@ def _cell(run: Run) -> dict:
     return {"encoder": run.start, "recipe": run.recipe, "label_ratio": run.ratio, "seed": run.seed}
 
 
-def collect_results(
-    study: dict,
-) -> pd.DataFrame:  # encoder, recipe, label_ratio, seed, n_train, and every metric of 4_evaluation
+def collect_results(study: dict) -> pd.DataFrame:  # encoder, recipe, label_ratio, seed, n_train, every metric
     "Return the results there are."
     rows = []
     for run in current_runs(study):
@@ -68,9 +60,7 @@ def collect_results(
     return pd.DataFrame(rows)
 
 
-def collect_images(
-    study: dict,
-) -> dict:  # (arm, label ratio) → seed → per_image.csv
+def collect_images(study: dict) -> dict:  # (arm, label ratio) → seed → per_image.csv
     "Return what the evaluations there are say of each test image."
     tables = {}
     for run in current_runs(study):
@@ -78,28 +68,22 @@ def collect_images(
     return tables
 
 
-def collect_counts(
-    study: dict,
-) -> dict:  # (arm, label ratio) → (seeds, counts (S, N, 2 K), K classes)
+def collect_counts(study: dict) -> dict:  # (arm, label ratio) → (seeds, counts (S, N, 2 K), K classes)
     "Return what the evaluations there are counted on the test images."
     tables = collect_images(study)
     return {cell: (list(by_seed), count_pixels(list(by_seed.values()))) for cell, by_seed in tables.items()}
 
 
-def collect_validation(
-    study: dict,
-) -> pd.DataFrame:  # encoder, recipe, label_ratio, seed, val_iou, and whether it is the last epoch's
+def collect_validation(study: dict) -> pd.DataFrame:  # the columns below, a row a U-Net
     "Return each U-Net's IoU on validation images at the kept epoch, and whether its last epoch had the lowest loss."
     rows = []
-    judged = judge_runs(study)
-    for run in study_runs(study, "unet"):
-        metrics = {} if judged[run] else read_json(run.folder / "metrics.json")
+    for run, why in judge_runs(study).items():
+        metrics = read_json(run.folder / "metrics.json") if run.stage == "unet" and not why else {}
         if "val_iou" not in metrics: continue
         losses = list(read_history(run).get("val_loss", []))
         last = len(losses) == run.params["epochs"] and not epochs_since_best(losses)
         rows.append({**_cell(run), "val_iou": metrics["val_iou"], "last_epoch_best": last})
-    columns = ["encoder", "recipe", "label_ratio", "seed", "val_iou", "last_epoch_best"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["encoder", "recipe", "label_ratio", "seed", "val_iou", "last_epoch_best"])
 
 # %% ../../nbs/study/results.ipynb #75aec0a8
 def run_minutes(run: Run) -> float:
@@ -122,9 +106,7 @@ def result_runs(study: dict) -> list[Run]:
     return list(dict.fromkeys(run for cell in current_runs(study) for run in cell.chain))
 
 
-def collect_histories(
-    study: dict,
-) -> pd.DataFrame:  # stage, arm, label_ratio, seed, then the columns of history.csv, to four digits
+def collect_histories(study: dict) -> pd.DataFrame:  # stage, arm, label_ratio, seed, then history.csv, to four digits
     "Return the histories of pretraining and fine-tuning."
     tables = []
     for run in result_runs(study):
@@ -136,17 +118,13 @@ def collect_histories(
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def collect_params(
-    study: dict,
-) -> dict:  # a run's folder below the study's → its params.yaml, and `minutes` of training
+def collect_params(study: dict) -> dict:  # a run's folder below the study's → params.yaml, and `minutes` of training
     "Return what each run was asked, what it ran on and how long it trained."
     return {f"{run.stage}/{run.name}": {**saved_params(run), "minutes": round(run_minutes(run), 2)}
             for run in result_runs(study)}
 
 # %% ../../nbs/study/results.ipynb #1e83cd83
-def run_study(
-    study: dict,  # as `check_study` gives
-) -> Path:  # its folder
+def run_study(study: dict) -> Path:  # its folder
     "Run all of a study in this process, one run after the other."
     for stage, run_stage in {"simclr": run_simclr, "unet": run_unet, "evaluation": run_evaluation}.items():
         for run in study_runs(study, stage): run_stage(run.params)
