@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ONE_THING', 'METRICS', 'check_threshold', 'probabilities', 'decide_classes', 'count_batch', 'class_stats',
-           'name_classes', 'absent_classes', 'image_ious', 'intersections_and_unions', 'summarise', 'loss_of']
+           'image_ious', 'intersections_and_unions', 'summarise']
 
 # %% ../../nbs/learning/metrics.ipynb #2e5be701
 import numpy as np
@@ -21,35 +21,25 @@ def check_threshold(threshold: float):
     check_range("threshold", threshold, 0, 1, open_low=True)
 
 
-def probabilities(
-    logits: torch.Tensor,  # (N, C, …), C 1 for one thing, else the background and each class
-) -> torch.Tensor:  # of the same shape
-    "Return the probability of each channel."
+def probabilities(logits: torch.Tensor) -> torch.Tensor:  # both (N, C, …)
+    "Return the probability of each channel: C is 1 for one thing, else the background and each class have one."
     return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
 
 
-def decide_classes(
-    probability,  # (N, C, …), as `probabilities` gives; tensor or array
-    threshold: float = 0.5,  # of one thing; unused with several classes
-):  # (N, …): bool for one thing, else int64, numbers of classes, 0 for background
-    "Return what each pixel is called."
+def decide_classes(probability, threshold: float = 0.5):  # tensor or array; the threshold is of one thing
+    "Return what each pixel is called, (N, …): bool for one thing, else int64, numbers of classes, 0 for background."
     return probability[:, 0] >= threshold if probability.shape[1] == 1 else probability.argmax(1)
 
 # %% ../../nbs/learning/metrics.ipynb #f28e3fc2
 ONE_THING = {"tp": "1>1", "fp": "0>1", "fn": "1>0", "tn": "0>0"}  # columns of counts → truth>called
 
 
-def _added_losses() -> list:
-    "Return the losses that are measured image by image."
+def _added_losses() -> list:  # measured image by image
     return [loss for parts in LOSSES.values() for loss in parts if loss not in (bce, dice, focal)]
 
 
-def count_batch(
-    logits: torch.Tensor,  # (B, C, S, S), float32
-    targets: torch.Tensor,  # (B, 1, S, S), int64: 0, the number of a class, or `IGNORED`
-    threshold: float = 0.5,  # as for `decide_classes`
-) -> pd.DataFrame:  # B rows: tp, fp, fn, tn in pixels, or the confusion matrix, and sums for the losses
-    "Return what the metrics need to know of each image."
+def count_batch(logits: torch.Tensor, targets: torch.Tensor, threshold: float = 0.5) -> pd.DataFrame:
+    "Return a row an image: tp, fp, fn, tn in pixels, or the confusion matrix, and sums for the losses."
     n = max(logits.shape[1], 2)
     counted = targets != IGNORED
     truth = targets * counted
@@ -82,19 +72,6 @@ def class_stats(counts: pd.DataFrame) -> list[torch.Tensor]:  # tp, fp, fn, tn, 
     return [tp, fp, fn, confusion.sum((1, 2))[:, None] - tp - fp - fn]
 
 
-def name_classes(counts: pd.DataFrame, classes: str) -> pd.DataFrame:
-    "Return counts with the names of the classes in their columns: `background>cat` for `0>1`."
-    names = class_names(classes)
-    pairs = [column for column in counts if ">" in column]
-    return counts.rename(columns={pair: ">".join(names[int(number)] for number in pair.split(">")) for pair in pairs})
-
-
-def absent_classes(counts: pd.DataFrame, classes: str) -> list[str]:
-    "Return the named classes that no image has."
-    tp, _, fn, _ = class_stats(counts)
-    return [name for name, pixels in zip(class_names(classes)[1:], (tp + fn).sum(0)[1:]) if not pixels]
-
-
 def image_ious(counts: pd.DataFrame) -> pd.Series:
     "Return each image's IoU, the mean over the classes it has or was said to have; 1 where there is none of either."
     tp, fp, fn, _ = (stat[:, 1:].double() for stat in class_stats(counts))
@@ -116,16 +93,12 @@ METRICS = {  # name → its value from the pixels of each class that were rightl
 }
 
 
-def summarise(
-    counts: pd.DataFrame,  # a row an image, as `count_batch` gives
-    classes: str = "",  # as for `parse_classes`
-) -> dict:  # metric → value
+def summarise(counts: pd.DataFrame, classes: str = "") -> dict:  # metric → value
     "Return the metrics of a whole test set; with several classes also the IoU of each, None for one that is nowhere."
     one = "tp" in counts
     tp, fp, fn, _ = (stat.sum(0) for stat in class_stats(counts))
     there = tp + fp + fn > 0
-    judged = there.clone()
-    judged[0] = False
+    judged = there & (torch.arange(len(there)) > 0)
     each = {name: metric(tp, fp, fn).nan_to_num(float(one)) for name, metric in METRICS.items()}
     means = {name: values[judged].mean().item() if judged.any() else 1.0 for name, values in each.items()}
     ious = image_ious(counts)
@@ -153,8 +126,3 @@ def summarise(
         "iou_with_background": iou[there].mean().item(),
         "iou_weighted": (iou * ((tp + fn) / pixels)).sum().item(),
     }
-
-
-def loss_of(metrics: dict, name: str) -> float:
-    "Return a loss over a whole set, by which a model is chosen, from its metrics as `summarise` gives them."
-    return sum(metrics[f"{part.__name__}_loss"] for part in LOSSES[name])
