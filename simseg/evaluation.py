@@ -11,7 +11,6 @@ __all__ = ['model_dir', 'dataset', 'data_root', 'max_images', 'threshold_masks',
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from .base.files import read_csv, read_json, resolve_path, write_atomic, write_csv
 from .base.parameters import check_range
@@ -27,14 +26,14 @@ from .learning.metrics import check_threshold, class_stats, decide_classes, imag
 from .unet import TEST_SET, count_images, load_model, predict_batches
 
 # %% ../nbs/4_evaluation.ipynb #1fc0d819
-def find_objects(model: nn.Module, data: ImageData, indices: np.ndarray, accelerator, threshold: float) -> np.ndarray:
-    "Return what a model on the accelerator's device calls each pixel, (N, S, S): bool, or numbers of classes."
+def find_objects(model: torch.nn.Module, data: ImageData, indices: np.ndarray, accelerator, threshold: float):
+    "Return what a model calls each pixel, as an array (N, S, S): bool, or numbers of classes."
     batches = predict_batches(model, torch.from_numpy(data.images), torch.as_tensor(indices), accelerator)
     logits = torch.cat([logits for _, logits in batches])
     return decide_classes(probabilities(logits), threshold).cpu().numpy()
 
 
-def show_overlays(model: nn.Module, data: ImageData, ious: pd.Series, indices: np.ndarray, accelerator,
+def show_overlays(model: torch.nn.Module, data: ImageData, ious: pd.Series, indices: np.ndarray, accelerator,
                   border: str = "pet", threshold: float = 0.5):
     "Return a figure with each image above its overlay; with several classes, above its truth and what was found."
     found = find_objects(model, data, indices, accelerator, threshold)
@@ -69,8 +68,7 @@ def check_unseen(params: dict, preprocessing: dict, data: ImageData, test: np.nd
             raise ValueError(f"The model learnt from {len(seen)} of the {len(test)} test images, or from "
                              f"near-duplicates of them, such as {data.names[seen[0]]}; evaluate it on the data set and "
                              "split that it was trained with, or on other images.")
-        print(f"Note: the encoder was pretrained on {len(seen)} of the {len(test)} test images, without their masks.",
-              flush=True)
+        print(f"Note: the encoder was pretrained on {len(seen)} of the {len(test)} test images, without their masks.")
 
 # %% ../nbs/4_evaluation.ipynb #9b798239
 def run_evaluation(params: dict) -> tuple[dict, pd.DataFrame]:  # the metrics, and a row an image
@@ -78,8 +76,7 @@ def run_evaluation(params: dict) -> tuple[dict, pd.DataFrame]:  # the metrics, a
     import matplotlib.pyplot as plt
 
     check_threshold(params["threshold"])
-    check_range("seed", params["seed"], 0)
-    check_range("threads", params["threads"], 1)
+    for name, low in {"seed": 0, "threads": 1}.items(): check_range(name, params[name], low)
     with RunFolder("evaluation", params) as run:
         model, preprocessing = load_model(params["model_dir"])
         reading = reading_of(params)
@@ -92,7 +89,6 @@ def run_evaluation(params: dict) -> tuple[dict, pd.DataFrame]:  # the metrics, a
         if run.finished: return read_json(run.folder / "metrics.json"), read_csv(run.folder / "per_image.csv")
         run.describe(data.skipped, data.notes)
         decision = (run.accelerator, params["border"], params["threshold"])
-        model = model.to(run.accelerator.device, memory_format=torch.channels_last)
         pixels = (torch.from_numpy(data.images), torch.from_numpy(data.masks))
         counts = count_images(model, *pixels, torch.from_numpy(test), *decision)
         metrics = summarise(counts, data.classes)
@@ -100,9 +96,7 @@ def run_evaluation(params: dict) -> tuple[dict, pd.DataFrame]:  # the metrics, a
         tp, _, fn, _ = class_stats(counts)
         absent = [name for name, there in zip(names[1:], (tp + fn).any(0)[1:]) if not there]
         if absent: print(f"Note: no test image has the class {', '.join(absent)}.", flush=True)
-        counts.insert(0, "name", [data.names[i] for i in test])
-        counts.insert(1, "id", [data.ids[i] for i in test])
-        counts["iou"] = image_ious(counts)
+        counts = counts.assign(name=np.array(data.names)[test], id=np.array(data.ids)[test], iou=image_ious(counts))
         pairs = {f"{i}>{j}": f"{true}>{called}" for i, true in enumerate(names) for j, called in enumerate(names)}
         columns = ["iou", *pairs] if names else ["tp", "fp", "fn", "tn", "iou"]
         counts = counts[["name", "id", *columns]].rename(columns=pairs)

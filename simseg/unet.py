@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -41,7 +40,7 @@ from .learning.metrics import count_batch, summarise
 from .learning.consistency import Consistency, check_consistency, without_labels
 
 # %% ../nbs/3_unet.ipynb #70be7f14
-def make_unet(encoder: str = "scratch", encoder_name: str = "resnet50", classes: str = "") -> nn.Module:
+def make_unet(encoder: str = "scratch", encoder_name: str = "resnet50", classes: str = "") -> torch.nn.Module:
     "Return an smp.Unet: (N, 3, S, S), normalised, S a multiple of 32 → logits (N, C, S, S), as `n_channels` says."
     from segmentation_models_pytorch import Unet  # here and below, as it takes longer to import than all the rest
 
@@ -52,15 +51,15 @@ def make_unet(encoder: str = "scratch", encoder_name: str = "resnet50", classes:
 
 # %% ../nbs/3_unet.ipynb #e337eafd
 @torch.no_grad()
-def predict_batches(model: nn.Module, images: torch.Tensor, indices: torch.Tensor, accelerator):
-    "Yield indices (B,) and logits (B, C, S, S) float32, in evaluation mode, on the accelerator's device."
-    model.eval()
+def predict_batches(model: torch.nn.Module, images: torch.Tensor, indices: torch.Tensor, accelerator):
+    "Put a model on the accelerator's device, in evaluation mode; yield indices (B,) and logits (B, C, S, S) float32."
+    model.to(accelerator.device, memory_format=torch.channels_last).eval()
     for batch in progress(indices.split(64), desc="predicting"):
         with accelerator.autocast(): logits = model(normalise(take(images, batch, accelerator.device)))
         yield batch, logits.float()
 
 
-def count_images(model: nn.Module, images: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, accelerator,
+def count_images(model: torch.nn.Module, images: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, accelerator,
                  border: str = "pet", threshold: float = 0.5) -> pd.DataFrame:
     "Predict and count, batch by batch; return a row an image, as `count_batch` gives."
     return pd.concat([count_batch(logits, make_targets(take(masks, batch, logits.device), border), threshold)
@@ -83,7 +82,7 @@ def epochs_since_best(losses: list[float]) -> int:
     return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
 
 
-def finetune(model: nn.Module, data: TrainingSet, params: dict, accelerator, kept: Kept,
+def finetune(model: torch.nn.Module, data: TrainingSet, params: dict, accelerator, kept: Kept,
              state: Checkpoint | None = None):  # yields a row of history an epoch
     "Fine-tune a U-Net in place with Adam; raise `ValueError` when the loss is no number any more."
     device = accelerator.device
@@ -148,7 +147,7 @@ TEST_SET = ["dataset", "max_images", "split", "split_seed"]  # the parameters th
 KEPT_EPOCH = {"best": "the epoch of the lowest validation loss", "last": "the last epoch"}
 
 
-def save_model(model: nn.Module, folder: str | Path, params: dict, known: dict | None = None,  # name → `KnownImages`
+def save_model(model: torch.nn.Module, folder: str | Path, params: dict, known: dict | None = None,
                metrics: dict | None = None, classes: str = "", overwrite: bool = False) -> Path:
     "Write `model/`: smp's config.json, model.safetensors and model card, preprocessing.json, which images it has seen."
     model = model.to("cpu", memory_format=torch.contiguous_format)
@@ -156,9 +155,8 @@ def save_model(model: nn.Module, folder: str | Path, params: dict, known: dict |
     card = [Path(params["dataset"]).name] if "dataset" in params else []  # the card travels, so not where the data lie
     if "label_ratio" in params: card.append(f"{params['label_ratio']:.3g} of it labelled")
     if "keep" in params: card.append(KEPT_EPOCH[params["keep"]])
-    trained_on = {name: params[name] for name in TEST_SET if name in params}
-    preprocessing = {"image_size": params["image_size"], "scaling": "imagenet", "trained_on": trained_on}
-    if classes: preprocessing["classes"] = classes
+    preprocessing = {"image_size": params["image_size"], "scaling": "imagenet", "classes": classes,
+                     "trained_on": {name: params[name] for name in TEST_SET if name in params}}
 
     def write(path):
         model.save_pretrained(path, dataset=", ".join([*card, f"at {params['image_size']} px"]), metrics=metrics)
@@ -169,7 +167,7 @@ def save_model(model: nn.Module, folder: str | Path, params: dict, known: dict |
     return write_atomic(folder, write, overwrite)
 
 
-def load_model(model_dir: str | Path, image_size: int = 0) -> tuple[nn.Module, dict]:
+def load_model(model_dir: str | Path, image_size: int = 0) -> tuple[torch.nn.Module, dict]:
     "Return a model in evaluation mode that gives logits, and its preprocessing.json; refuse a folder that holds none."
     from segmentation_models_pytorch import from_pretrained
 
@@ -178,15 +176,13 @@ def load_model(model_dir: str | Path, image_size: int = 0) -> tuple[nn.Module, d
         raise FileNotFoundError(f"There is no model in {folder} (no config.json); give the model/ that 3_unet wrote.")
     check_made(folder)
     file = folder / "preprocessing.json"
-    preprocessing = {"image_size": 0, "classes": ""}
-    if file.is_file(): preprocessing |= read_json(file, "copy the folder again")
-    size = preprocessing["image_size"] = image_size or preprocessing["image_size"]
+    settings = {"image_size": 0, "classes": ""} | (read_json(file, "copy the folder again") if file.is_file() else {})
+    size = settings["image_size"] = image_size or settings["image_size"]
     if not size:
-        raise ValueError(f"{folder} has no preprocessing.json, so say with image_size (--image-size) how many pixels "
-                         "a side the model was trained on.")
+        raise ValueError(f"{folder} has no preprocessing.json, so say with image_size (--image-size) its side in px.")
     if size < 0 or size % 32: raise ValueError(f"image_size={size} does not suit the model; take a multiple of 32.")
     channels = read_json(folder / "config.json", "copy the folder again").get("classes", 1)
-    if channels != n_channels(preprocessing["classes"]):
+    if channels != n_channels(settings["classes"]):
         raise ValueError(f"The model in {folder} has {channels} channels, which its preprocessing.json does not name; "
                          'add "classes" there, such as "cat=1 dog=2" for background, cat and dog.')
     try:
@@ -196,7 +192,7 @@ def load_model(model_dir: str | Path, image_size: int = 0) -> tuple[nn.Module, d
     except Exception as error:  # each way a file can be damaged has a class of its own
         raise ValueError(f"The model in {folder} cannot be opened ({str(error).splitlines()[0].rstrip('.')}); "
                          "a file may be cut off: copy the folder again, or train the model again.") from error
-    return model.eval(), preprocessing
+    return model.eval(), settings
 
 # %% ../nbs/3_unet.ipynb #52cb577d
 def check_unet(params: dict):
@@ -211,15 +207,13 @@ def check_unet(params: dict):
     choices = {"schedule": ["constant", "cosine"], "keep": KEEP, "loss": LOSSES, "border": BORDERS, "compile": COMPILE}
     for name, known in choices.items(): check_choice(name, params[name], known)
     parse_classes(params["classes"])
-    if params["image_size"] % 32:
-        raise ValueError(f"image_size={params['image_size']} does not suit a U-Net; take a multiple of 32.")
+    if params["image_size"] % 32: raise ValueError(f"image_size={params['image_size']} must be a multiple of 32.")
 
 
 def run_unet(params: dict) -> list[dict]:  # the history
     "Fine-tune; write model/, history.csv, params.yaml and metrics.json to `out_dir`."
     check_unet(params)
     with RunFolder("unet", params, ("weights", "order", "augmentation", "unlabelled order", "unlabelled views")) as run:
-        device = run.accelerator.device
         place = (params["dataset"], params["image_size"], params["data_root"], params["max_images"])
         data = load_pairs(*place, **reading_of(params))
         labels = (params["label_ratio"], params["split"], params["split_seed"], params["label_seed"])
@@ -231,10 +225,10 @@ def run_unet(params: dict) -> list[dict]:  # the history
         run.claim(model, images=data.fingerprint, encoder=file_fingerprint(encoder) if encoder else params["encoder"])
         if run.finished: return run.history
         run.describe(data.skipped, data.notes)
+        pixels = [to_device(array, run.accelerator.device) for array in (data.images, data.masks)]
         indices = [torch.from_numpy(images) for images in (part.train, part.val, unlabelled)]
-        training_set = TrainingSet(to_device(data.images, device), to_device(data.masks, device), *indices)
         kept = Kept(params["keep"])
-        run.fit(finetune(model, training_set, params, run.accelerator, kept, run.state))
+        run.fit(finetune(model, TrainingSet(*pixels, *indices), params, run.accelerator, kept, run.state))
         metrics = {"kept_epoch": 0}
         if run.history:
             model.load_state_dict(kept.weights)
