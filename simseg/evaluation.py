@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = ['model_dir', 'dataset', 'data_root', 'max_images', 'threshold_masks', 'classes', 'border', 'split', 'split_seed',
-           'threshold', 'seed', 'device', 'precision', 'threads', 'overwrite', 'out_dir', 'evaluate', 'find_objects',
-           'show_overlays', 'check_test_set', 'check_unseen', 'run_evaluation']
+           'threshold', 'seed', 'device', 'precision', 'threads', 'overwrite', 'out_dir', 'find_objects',
+           'show_overlays', 'check_unseen', 'run_evaluation']
 
 # %% ../nbs/4_evaluation.ipynb #d03df976
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import torch
@@ -17,61 +15,29 @@ import torch
 from .base.files import read_csv, read_json, resolve_path, write_atomic, write_csv
 from .base.parameters import check_range
 from .base.run import RunFolder, file_fingerprint
-from .images.data import ImageData, to_device
+from .images.data import ImageData
 from .images.masks import class_names, make_targets
 from .images.splits import split_data
 from .images.sets import DATASETS, load_pairs, reading_of
 from .images.known import is_known, read_known
 from .images.drawing import add_class_legend, add_overlay_legend, overlay_batch, paint_classes, show_images
-from .learning.metrics import ONE_THING, absent_classes, check_threshold, decide_classes, image_ious
-from .learning.metrics import name_classes, probabilities, summarise
+from .learning.metrics import check_threshold, class_stats, decide_classes, image_ious, probabilities, summarise
 from .unet import TEST_SET, count_images, load_model, predict_batches
 
-# %% ../nbs/4_evaluation.ipynb #2880b6ea
-def evaluate(
-    model: torch.nn.Module,
-    data: ImageData,  # with masks
-    indices: np.ndarray,  # which images
-    accelerator,
-    border: str = "pet",  # pet, background or ignore
-    threshold: float = 0.5,
-) -> pd.DataFrame:  # a row an image: name, iou, and what `count_batch` gives
-    "Count over images, in the order of `indices`."
-    model = model.to(accelerator.device, memory_format=torch.channels_last)
-    images = to_device(data.images, accelerator.device)
-    masks = to_device(data.masks, accelerator.device)
-    counts = count_images(model, images, masks, torch.as_tensor(indices), accelerator, border, threshold)
-    counts.insert(0, "name", [data.names[i] for i in indices])
-    counts.insert(1, "iou", image_ious(counts))
-    return counts
-
 # %% ../nbs/4_evaluation.ipynb #1fc0d819
-def find_objects(
-    model: torch.nn.Module,  # on the accelerator's device
-    data: ImageData,
-    indices: np.ndarray,  # which images
-    accelerator,
-    threshold: float,
-) -> np.ndarray:  # (len(indices), S, S): bool, foreground; or numbers of classes
-    "Return what a model calls each pixel."
+def find_objects(model: torch.nn.Module, data: ImageData, indices: np.ndarray, accelerator, threshold: float):
+    "Return what a model calls each pixel, as an array (N, S, S): bool, or numbers of classes."
     batches = predict_batches(model, torch.from_numpy(data.images), torch.as_tensor(indices), accelerator)
     logits = torch.cat([logits for _, logits in batches])
     return decide_classes(probabilities(logits), threshold).cpu().numpy()
 
 
-def show_overlays(
-    model: torch.nn.Module,
-    data: ImageData,
-    counts: pd.DataFrame,  # a row for each image of `indices`, as `evaluate` gives
-    indices: np.ndarray,
-    accelerator,
-    border: str = "pet",
-    threshold: float = 0.5,
-):
+def show_overlays(model: torch.nn.Module, data: ImageData, ious: pd.Series, indices: np.ndarray, accelerator,
+                  border: str = "pet", threshold: float = 0.5):
     "Return a figure with each image above its overlay; with several classes, above its truth and what was found."
     found = find_objects(model, data, indices, accelerator, threshold)
     targets = make_targets(torch.from_numpy(data.masks[indices]), border)[:, 0].numpy()
-    labels = [f"{data.names[i]}\nIoU {iou:.2f}" for i, iou in zip(indices, counts["iou"])]
+    labels = [f"{data.names[i]}\nIoU {iou:.2f}" for i, iou in zip(indices, ious)]
     images = data.images[indices]
     names = class_names(data.classes)
     if names: below = [paint_classes(images, numbers, names) for numbers in (targets, found)]
@@ -82,76 +48,61 @@ def show_overlays(
     return figure
 
 # %% ../nbs/4_evaluation.ipynb #a6e24357
-def check_test_set(
-    params: dict,  # the stage's parameters
-    preprocessing: dict,  # as `load_model` gives
-    classes: str,  # of the masks, as for `parse_classes`
-):
-    "Raise `ValueError` if the model was trained with another split of the same data set, or tells other classes."
+def check_unseen(params: dict, preprocessing: dict, data: ImageData, test: np.ndarray):
+    "Raise `ValueError` for test images that the model may know, or tells otherwise; print how many its encoder saw."
     trained_on = preprocessing.get("trained_on", {})
     for name in TEST_SET:
         if params["dataset"] != trained_on.get("dataset") or params[name] == trained_on[name]: continue
         raise ValueError(f"The model was trained with {name}={trained_on[name]!r}, so {name}={params[name]!r} would "
                          "test it on images that it may have seen.")
-    known = preprocessing["classes"]
-    if class_names(classes) == class_names(known): return
-    raise ValueError(f"The model tells {known or 'one thing from its background'}, the masks hold "
-                     f"{classes or 'one thing and its background'}; evaluate it on masks of the same classes.")
-
-
-def check_unseen(
-    data: ImageData,
-    test: np.ndarray,  # indices of its test images
-    model_dir: Path,
-):
-    "Raise `ValueError` where the model learnt from test images; print of how many its encoder saw the pixels."
+    told = preprocessing["classes"]
+    if class_names(data.classes) != class_names(told):
+        raise ValueError(f"The model tells {told or 'one thing from its background'}, the masks hold "
+                         f"{data.classes or 'one thing and its background'}; evaluate it on masks of the same classes.")
     for part in ("learnt_from", "pretrained_on"):
-        known = read_known(model_dir / f"{part}.safetensors")
+        known = read_known(resolve_path(params["model_dir"]) / f"{part}.safetensors")
         seen = [] if known is None else test[is_known(data, test, known)]
         if not len(seen): continue
         if part == "learnt_from":
             raise ValueError(f"The model learnt from {len(seen)} of the {len(test)} test images, or from "
                              f"near-duplicates of them, such as {data.names[seen[0]]}; evaluate it on the data set and "
                              "split that it was trained with, or on other images.")
-        print(f"Note: the encoder was pretrained on {len(seen)} of the {len(test)} test images, without their masks.",
-              flush=True)
+        print(f"Note: the encoder was pretrained on {len(seen)} of the {len(test)} test images, without their masks.")
 
 # %% ../nbs/4_evaluation.ipynb #9b798239
-def run_evaluation(
-    params: dict,  # as the parameters cell of 4_evaluation has them
-) -> tuple[dict, pd.DataFrame]:  # the metrics, and a row an image
+def run_evaluation(params: dict) -> tuple[dict, pd.DataFrame]:  # the metrics, and a row an image
     "Evaluate on the test images; write metrics.json, per_image.csv, overlays.png and worst.png to `out_dir`."
     import matplotlib.pyplot as plt
 
     check_threshold(params["threshold"])
-    check_range("seed", params["seed"], 0)
-    check_range("threads", params["threads"], 1)
+    for name, low in {"seed": 0, "threads": 1}.items(): check_range(name, params[name], low)
     with RunFolder("evaluation", params) as run:
         model, preprocessing = load_model(params["model_dir"])
         reading = reading_of(params)
         if params["dataset"] not in DATASETS: reading["classes"] = params["classes"] or preprocessing["classes"]
         size = preprocessing["image_size"]
         data = load_pairs(params["dataset"], size, params["data_root"], params["max_images"], **reading)
-        check_test_set(params, preprocessing, data.classes)
         test = split_data(data, 0.8, params["split"], params["split_seed"]).test
-        model_dir = resolve_path(params["model_dir"])
-        check_unseen(data, test, model_dir)
-        run.claim(images=data.fingerprint, model=file_fingerprint(model_dir))
+        check_unseen(params, preprocessing, data, test)
+        run.claim(images=data.fingerprint, model=file_fingerprint(resolve_path(params["model_dir"])))
         if run.finished: return read_json(run.folder / "metrics.json"), read_csv(run.folder / "per_image.csv")
         run.describe(data.skipped, data.notes)
         decision = (run.accelerator, params["border"], params["threshold"])
-        counts = evaluate(model, data, test, *decision)
+        pixels = (torch.from_numpy(data.images), torch.from_numpy(data.masks))
+        counts = count_images(model, *pixels, torch.from_numpy(test), *decision)
         metrics = summarise(counts, data.classes)
-        absent = absent_classes(counts, data.classes)
+        names = class_names(data.classes)
+        tp, _, fn, _ = class_stats(counts)
+        absent = [name for name, there in zip(names[1:], (tp + fn).any(0)[1:]) if not there]
         if absent: print(f"Note: no test image has the class {', '.join(absent)}.", flush=True)
-        counts.insert(1, "id", [data.ids[i] for i in test])
-        counts = name_classes(counts, data.classes)
-        pixels = [column for column in counts if ">" in column]
-        counts = counts[["name", "id", "iou", *pixels] if pixels else ["name", "id", *ONE_THING, "iou"]]
+        counts = counts.assign(name=np.array(data.names)[test], id=np.array(data.ids)[test], iou=image_ious(counts))
+        pairs = {f"{i}>{j}": f"{true}>{called}" for i, true in enumerate(names) for j, called in enumerate(names)}
+        columns = ["iou", *pairs] if names else ["tp", "fp", "fn", "tn", "iou"]
+        counts = counts[["name", "id", *columns]].rename(columns=pairs)
         write_csv(run.folder / "per_image.csv", counts)
         some = np.random.default_rng(params["seed"]).choice(len(test), min(8, len(test)), replace=False)
         for name, rows in {"overlays": np.sort(some), "worst": counts["iou"].argsort().to_numpy()[:8]}.items():
-            figure = show_overlays(model, data, counts.iloc[rows], test[rows], *decision)
+            figure = show_overlays(model, data, counts["iou"].iloc[rows], test[rows], *decision)
             write_atomic(run.folder / f"{name}.png", lambda path: figure.savefig(path, dpi=110, bbox_inches="tight"))
             plt.close(figure)
         run.finish(metrics)

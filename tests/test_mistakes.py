@@ -20,7 +20,7 @@ from simseg.augmentations import normalise, random_views, two_views
 from simseg.base.parameters import make_accelerator
 from simseg.images.splits import split_data
 from simseg.images.sets import load_data, load_pairs
-from simseg.evaluation import evaluate, find_objects, run_evaluation, show_overlays
+from simseg.evaluation import find_objects, run_evaluation, show_overlays
 from simseg.images.drawing import overlay_batch
 from simseg.images.masks import make_targets
 from simseg.learning.metrics import count_batch, summarise
@@ -122,7 +122,8 @@ def validated(folder, border="pet") -> dict:
     "Metrics of a run's model/ on the run's validation images, counted as the evaluation counts."
     data = load_pairs("synthetic", 32, max_images=64)
     model, _ = load_model(folder / "model")
-    return summarise(evaluate(model, data, split_data(data, 0.8).val, make_accelerator("cpu", "fp32"), border))
+    tensors = [torch.from_numpy(array) for array in (data.images, data.masks, split_data(data, 0.8).val)]
+    return summarise(unet.count_images(model, *tensors, make_accelerator("cpu", "fp32"), border))
 
 
 @pytest.mark.parametrize("loss, border", [("bce", "pet"), ("dice", "background"), ("focal", "pet"), ("bce", "ignore")])
@@ -147,16 +148,15 @@ def test_views_of_a_batch_differ_image_by_image():
 @pytest.mark.parametrize("stop_after", [0, 2], ids=["at once", "in two sittings"])
 def test_the_epoch_kept_is_the_best_and_not_the_last(stop_after, tmp_path, monkeypatch):
     "The last epoch spoils the model, so a run shows it that keeps its last weights, or forgets the best when stopped."
-    true_epoch = unet.train_epoch
+    true_count = unet.count_images
     calls = []
 
-    def train_epoch(learner, order):
-        loss = true_epoch(learner, order)
-        calls.append(loss)
-        if len(calls) == 3: learner.model.segmentation_head[0].bias.data += 20.0
-        return loss
+    def count_images(model, *arguments):
+        calls.append(model)
+        if len(calls) == 3: model.segmentation_head[0].bias.data += 20.0
+        return true_count(model, *arguments)
 
-    monkeypatch.setattr(unet, "train_epoch", train_epoch)
+    monkeypatch.setattr(unet, "count_images", count_images)
     params = small("unet", tmp_path, epochs=3, stop_after=stop_after, precision="fp32")
     for _ in range(2): history = run_unet(params)
     kept = read_json(tmp_path / "metrics.json")
@@ -254,7 +254,7 @@ def test_what_is_shown_is_cut_where_the_study_cuts(shown, strict_study):
     worst = counts["iou"].argsort().to_numpy()[:8]
     assert np.array_equal(shown[1][8:], expected[worst])
     study_figures.show_predictions(study, 0.5, len(part.test))
-    show_overlays(model, data, counts, part.test, accelerator, threshold=0.7)
+    show_overlays(model, data, counts["iou"], part.test, accelerator, threshold=0.7)
     for pictures in shown[2:]: assert np.array_equal(pictures[len(part.test):], expected)
     assert len(shown) == 4
 

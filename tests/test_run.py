@@ -19,7 +19,6 @@ from simseg.simclr import run_simclr
 from simseg.images.synthetic import make_synthetic
 from simseg.unet import load_model, run_unet
 
-MODULES = {"simclr": simclr, "unet": unet}
 RUNS = {"simclr": run_simclr, "unet": run_unet}
 RESULT = {"simclr": "encoder.safetensors", "unet": "model/model.safetensors"}
 TOO_FAST = {"simclr": {"optimizer": "adamw", "learning_rate": 1e30}, "unet": {"learning_rate": 1e30}}
@@ -54,7 +53,7 @@ def test_the_same_parameters_on_other_images_are_another_run(tmp_path):
 
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch, capsys):
     history = run_unet(small("unet", tmp_path, epochs=1))
-    monkeypatch.setattr(unet, "train_epoch", None)  # which nobody could call
+    monkeypatch.setattr(unet, "finetune", None)  # which nobody could call
     again = run_unet(small("unet", tmp_path, epochs=1))
     assert "holds this run, finished" in capsys.readouterr().out
     assert [row["epoch"] for row in again] == [row["epoch"] for row in history] == [1]
@@ -88,14 +87,14 @@ import sys
 from conftest import small
 from simseg import unet
 
-true_epoch = unet.train_epoch
+true_loss = unet.make_loss
 
-def train_epoch(*arguments):
+def make_loss(*arguments):
     print("training", flush=True)
     sys.stdin.readline()
-    return true_epoch(*arguments)
+    return true_loss(*arguments)
 
-unet.train_epoch = train_epoch
+unet.make_loss = make_loss
 unet.run_unet(small("unet", sys.argv[1], epochs=1))
 """
 
@@ -130,8 +129,8 @@ def test_a_run_that_died_is_told_from_one_that_runs(tmp_path):
 @pytest.fixture
 def untrained(monkeypatch):
     "Training fails at once, so that what raises before it has come before it."
-    def train_epoch(*arguments, **views): raise AssertionError("this was to be refused before training")
-    for module in MODULES.values(): monkeypatch.setattr(module, "train_epoch", train_epoch)
+    def begin(*arguments, **views): raise AssertionError("this was to be refused before training")
+    for module, name in ((simclr, "train_epoch"), (unet, "make_loss")): monkeypatch.setattr(module, name, begin)
 
 
 @pytest.mark.parametrize("stage", RUNS)
@@ -251,19 +250,19 @@ def test_three_epochs_and_three_more_are_six(stage, tmp_path, undisturbed):
 @pytest.mark.parametrize("stage", RUNS)
 def test_stopped_by_hand_a_run_keeps_its_last_whole_epoch_and_goes_on(stage, tmp_path, undisturbed, monkeypatch):
     "The stop comes in the third epoch, when all of its steps have been taken and none of it is recorded."
-    module = MODULES[stage]
-    true_epoch = module.train_epoch
+    module, name = {"simclr": (simclr, "train_epoch"), "unet": (unet, "count_images")}[stage]
+    true_function = getattr(module, name)
     calls = []
 
-    def train_epoch(*arguments, **views):
-        loss = true_epoch(*arguments, **views)
-        calls.append(loss)
+    def function(*arguments, **views):
+        found = true_function(*arguments, **views)
+        calls.append(found)
         if len(calls) == 3: raise KeyboardInterrupt
-        return loss
+        return found
 
     params = small(stage, tmp_path, **SIX_EPOCHS[stage])
     with monkeypatch.context() as patch:
-        patch.setattr(module, "train_epoch", train_epoch)
+        patch.setattr(module, name, function)
         assert len(RUNS[stage](params)) == 2
     assert read_state(tmp_path)["state"] == "stopped"
     assert len(pd.read_csv(tmp_path / "history.csv")) == 2
@@ -277,8 +276,8 @@ def test_stopped_by_hand_a_run_keeps_its_last_whole_epoch_and_goes_on(stage, tmp
 
 
 def test_stopped_in_its_first_epoch_a_run_has_learnt_nothing(tmp_path, monkeypatch):
-    def train_epoch(*arguments): raise KeyboardInterrupt
-    monkeypatch.setattr(unet, "train_epoch", train_epoch)
+    def count_images(*arguments): raise KeyboardInterrupt
+    monkeypatch.setattr(unet, "count_images", count_images)
     with pytest.raises(KeyboardInterrupt): run_unet(small("unet", tmp_path))
     assert read_state(tmp_path)["state"] == "stopped"
     assert not (tmp_path / "model").exists()

@@ -9,34 +9,23 @@ __all__ = ['LOSSES', 'one_hot', 'cross_entropy', 'pixel_focal', 'bce', 'focal', 
 import torch
 import torch.nn.functional as F
 
-from ..base.parameters import check_choice
 from ..images.masks import IGNORED
 
 # %% ../../nbs/learning/losses.ipynb #4c39022c
-def one_hot(
-    truth: torch.Tensor,  # (B, 1, S, S), int64, numbers of classes; nothing ignored
-    channels: int,
-) -> torch.Tensor:  # (B, channels, S, S), float32; of one channel the truth itself
-    "Return what each channel should say."
+def one_hot(truth: torch.Tensor, channels: int) -> torch.Tensor:  # (B, channels, S, S), float32
+    "Return what each channel should say; of one channel the truth itself."
     if channels == 1: return truth.float()
     return torch.zeros(len(truth), channels, *truth.shape[2:], device=truth.device).scatter_(1, truth, 1)
 
 
-def cross_entropy(
-    logits: torch.Tensor,  # (B, C, S, S), float32
-    targets: torch.Tensor,  # (B, 1, S, S), int64, as `make_targets` gives
-    reduction: str,  # sum, or none for the pixels' own, (B, 1, S, S) or (B, S, S), 0 where they are ignored
-) -> torch.Tensor:
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:  # as PyTorch's
     "Return the cross entropy of the pixels that count: binary for one channel, over the classes for several."
     if logits.shape[1] > 1: return F.cross_entropy(logits, targets[:, 0], ignore_index=IGNORED, reduction=reduction)
     counted = (targets != IGNORED).float()
     return F.binary_cross_entropy_with_logits(logits, targets * counted, counted, reduction=reduction)
 
 
-def pixel_focal(
-    logits: torch.Tensor,  # (B, C, S, S), float32
-    truth: torch.Tensor,  # (B, 1, S, S), as for `one_hot`
-) -> torch.Tensor:  # (B, C, S, S)
+def pixel_focal(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:  # (B, C, S, S)
     "Return the focal loss (γ = 2) of each pixel and channel, as `smp.losses.FocalLoss`."
     each = F.binary_cross_entropy_with_logits(logits, one_hot(truth, logits.shape[1]), reduction="none")
     return (1 - torch.exp(-each)) ** 2 * each
@@ -65,9 +54,6 @@ def dice(logits, targets):
 LOSSES = {"bce": [bce], "dice": [dice], "focal": [focal], "bce_dice": [bce, dice]}
 
 
-def make_loss(
-    name: str,  # one of `LOSSES`; the published study: bce
-):  # (logits (B, C, S, S), targets (B, 1, S, S) as `make_targets` gives) → scalar
-    "Return a loss of float32 logits, in which ignored pixels do not count."
-    check_choice("loss", name, LOSSES)
+def make_loss(name: str):  # → (logits, targets) → scalar
+    "Return a loss of `LOSSES`, in which ignored pixels do not count."
     return lambda logits, targets: sum(part(logits.float(), targets) for part in LOSSES[name])
