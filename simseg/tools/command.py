@@ -91,7 +91,9 @@ def _path(text: str) -> str:
     return os.path.expanduser(text)
 
 
-IMAGE_SIZE = {"--image-size": dict(type=int, default=0, metavar="PIXELS", help="side that the model sees, if not known")}
+IMAGE_SIZE = {"--image-size": dict(
+    type=int, default=0, metavar="PIXELS",
+    help="side of the square that the model sees; needed where the model's folder does not say")}
 OVERWRITE = {"--overwrite": dict(action="store_true", help="replace files of simseg that are there already")}
 STUDY = {"study": dict(type=_path, metavar="FILE", help="study file, such as params/pets-small.yaml")}
 
@@ -190,7 +192,7 @@ def _classes(args):
     else: print("One thing and its background: leave classes empty.")
 
 # %% ../../nbs/tools/command.ipynb #53f5f51b
-@_command({"file": dict(type=_path, metavar="FILE", help="parameters of 2_simclr: params/simclr_cats_vs_dogs.yaml")})
+@_command({"file": dict(type=_path, metavar="FILE", help="parameters of 2_simclr, as params/simclr_cats_vs_dogs.yaml")})
 def _pretrain(args) -> int:
     "Pretrain an encoder with a file's parameters; torchrun -m simseg pretrain FILE shares batches among processes."
     defaults = parameter_defaults("simclr")
