@@ -45,10 +45,10 @@ def opened(args) -> dict:  # name → the explorer, and which of its controls ar
         "data": (explore_data(**source), ["page", "label_ratio"]),
     }
     if not args.study: return found
-    found["temperature"] = (explore_temperature(args.study, args.data_root), ["temperature", "n"])
-    found["embedding"] = (explore_embedding(args.study, args.data_root), ["place", "method"])
-    found["neighbours"] = (explore_neighbours(args.study, args.data_root), ["place"])
-    found["predictions"] = (explore_predictions(args.study, args.data_root), ["threshold", "rank"])
+    found["temperature"] = (explore_temperature(args.study), ["temperature", "n"])
+    found["embedding"] = (explore_embedding(args.study), ["place", "method"])
+    found["neighbours"] = (explore_neighbours(args.study), ["place"])
+    found["predictions"] = (explore_predictions(args.study), ["threshold", "rank"])
     return found
 
 

@@ -4,7 +4,6 @@ import torch
 from PIL import Image
 
 from simseg.base.files import resolve_path, write_yaml
-from simseg.tools.widgets import first_study
 from simseg.tools.explore import explore_data, explore_embedding, explore_neighbours, explore_predictions
 from simseg.tools.explore import explore_temperature, explore_views
 from simseg.study.grid import Run
@@ -42,9 +41,11 @@ def test_widgets_begin_with_a_study_that_is_ready(begun, workplace):
     "Not with the first there is, nor with one whose file cannot be read; unless that one was asked for."
     write_yaml(workplace / "outputs" / "aaa" / "study.yaml", {**begun, "name": "aaa"})
     write_yaml(workplace / "outputs" / "abc" / "study.yaml", {"name": "abc"})
-    assert first_study("", lambda study: study["name"] == "begun") == FILE
-    assert first_study("", lambda study: False) == "outputs/aaa/study.yaml"
-    assert first_study("outputs/aaa/study.yaml", lambda study: study["name"] == "begun") == "outputs/aaa/study.yaml"
+    assert explore_neighbours().controls["file"].value == "outputs/aaa/study.yaml"
+    encoder = resolve_path(Run(begun, "simclr", "animals").out_dir) / "encoder.safetensors"
+    save_encoder(make_encoder("resnet18")[0], encoder)
+    assert explore_neighbours().controls["file"].value == FILE
+    assert explore_neighbours("outputs/aaa/study.yaml").controls["file"].value == "outputs/aaa/study.yaml"
 
 
 def test_an_encoder_is_looked_at_as_soon_as_there_is_one(begun):
