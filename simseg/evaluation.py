@@ -23,7 +23,7 @@ from .images.masks import class_names, make_targets
 from .images.splits import split_data
 from .images.sets import DATASETS, load_pairs, reading_of
 from .images.known import is_known, read_known
-from .images.drawing import add_class_legend, add_overlay_legend, overlay_batch, paint_classes, show_images
+from .images.drawing import overlay_batch, paint_classes, show_images
 from .learning.metrics import ONE_THING, absent_classes, check_threshold, decide_classes, image_ious
 from .learning.metrics import name_classes, probabilities, summarise
 from .unet import TEST_SET, count_images, load_model, predict_batches
@@ -77,10 +77,8 @@ def show_overlays(
     names = class_names(data.classes)
     if names: below = [paint_classes(images, numbers, names) for numbers in (targets, found)]
     else: below = [overlay_batch(images, found, targets)]
-    figure = show_images(np.concatenate([images / 255, *below]), len(indices), size=1.4, column_labels=labels)
-    if names: add_class_legend(figure, names)
-    else: add_overlay_legend(figure)
-    return figure
+    pictures = np.concatenate([images / 255, *below])
+    return show_images(pictures, len(indices), size=1.4, column_labels=labels, legend=names)
 
 # %% ../nbs/4_evaluation.ipynb #a6e24357
 def check_test_set(

@@ -15,7 +15,7 @@ import torch
 
 from ..base.machine import make_accelerator
 from ..images.masks import class_names, make_targets
-from ..images.drawing import METRIC_NAMES, add_class_legend, encoder_colours, overlay_batch, paint_classes
+from ..images.drawing import METRIC_NAMES, encoder_colours, overlay_batch, paint_classes
 from ..images.drawing import plot_curve, ratio_axis, set_theme, show_images
 from ..unet import load_model
 from ..evaluation import find_objects
@@ -168,9 +168,7 @@ def show_predictions(
         if names: pictures.append(paint_classes(data.images[chosen], found, names))
         else: pictures.append(overlay_batch(data.images[chosen], found, targets))
         labels.append(label.replace(" ", "\n"))
-    figure = show_images(np.concatenate(pictures), count, size=1.3, row_labels=labels)
-    if names: add_class_legend(figure, names)
-    return figure
+    return show_images(np.concatenate(pictures), count, size=1.3, row_labels=labels, legend=names or None)
 
 
 def plot_confusion(

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from ..base.files import file_status, read_csv, resolve_path
 from ..base.machine import generator_for, make_accelerator
 from ..images.data import ImageData
-from ..images.drawing import LINE_COLOUR, class_tile, draw_map, montage, overlay, set_theme, truth_tile
+from ..images.drawing import LINE_COLOUR, draw_map, mask_tile, montage, overlay_batch, set_theme
 from ..images.masks import IGNORED, class_names, make_targets, object_pixels, shrink
 from ..images.similarity import near_duplicates
 from ..images.splits import split_data
@@ -364,16 +364,17 @@ def draw_predictions(
     target = make_targets(torch.from_numpy(np.array(models.data.masks[image:image + 1])), runs[0].params["border"])
     truth = target[0, 0].numpy()
     names = class_names(models.data.classes)
-    columns = [[picture, class_tile(truth, names) if names else truth_tile(truth), None]]
+    columns = [[picture, mask_tile(truth, names), None]]
     captions = [["image", "truth", ""]]
     ious = {}
     for run in runs:
         logits = models.logits(run, image)
         probability = probabilities(logits)
         found = decide_classes(probability, threshold)[0].numpy()
-        tile = class_tile(found, names) if names else truth_tile(found)
+        tile = mask_tile(found, names)
         wrong = ((found != truth) & (truth != IGNORED))[..., None]
-        errors = np.where(wrong, 0.3 * grey + 0.7 * tile / 255, grey) if names else overlay(picture, found, truth)
+        errors = np.where(wrong, 0.3 * grey + 0.7 * tile / 255, grey)
+        if not names: errors = overlay_batch(picture[None], found[None], truth[None])[0]
         columns.append([matplotlib.colormaps["cividis"](probability[0].amax(0).numpy())[..., :3], tile, errors])
         ious[run] = summarise(count_batch(logits, target, threshold))["iou"]
         label = run.label.replace(" ", "\n")
