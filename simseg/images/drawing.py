@@ -67,8 +67,7 @@ def _tinted(images, regions):
 
 
 def overlay_batch(
-    images: np.ndarray,  # (N, 3, S, S), uint8
-    predicted: np.ndarray,  # (N, S, S), bool: called foreground
+    images: np.ndarray, predicted: np.ndarray,  # (N, 3, S, S), uint8; (N, S, S), bool: called foreground
     targets: np.ndarray,  # (N, S, S), int: 0, 1, or `IGNORED`, which stays grey
 ) -> np.ndarray:  # (N, 3, S, S), float in [0, 1]
     "Return each image in grey, tinted where something was found or missed."
@@ -110,8 +109,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def highlight(
-    image: Image.Image,  # RGB
-    mask: np.ndarray,  # (H, W), bool; int of several classes
+    image: Image.Image, mask: np.ndarray,  # RGB; (H, W), bool, or int of several classes
     names: list[str] | None = None,  # of several classes, as for `class_colours`
 ) -> Image.Image:
     "Return the image with everything outside the mask greyed or darkened, and a line round it or its classes' colours."
@@ -147,8 +145,7 @@ def mask_tile(mask: np.ndarray, names: list[str] | None = None) -> np.ndarray:  
 
 def montage(
     tiles: list[list],  # rows of images: (S, S, 3) or (3, S, S), uint8 or float in [0, 1]; None leaves a gap
-    captions: list[list[str]],  # one under each tile, of one line or more
-    side: int = 112,  # pixels of a tile
+    captions: list[list[str]], side: int = 112,  # one under each tile, of one line or more; pixels of a tile
 ) -> Image.Image:
     "Return a grid of small images; under each row stand its captions, as high as the longest of them needs."
     lines = [max(text.count("\n") + 1 if text else 0 for text in row) for row in captions]
@@ -172,10 +169,8 @@ def montage(
     return grid
 
 # %% ../../nbs/images/drawing.ipynb #4fe133e7
-ENCODER_COLOURS = {
-    "scratch": "#555555", "imagenet": "#CA9161", "cifar10": "#DE8F05", "cats_vs_dogs": "#0173B2", "pets": "#029E73",
-    "objects": "#DE8F05", "animals": "#0173B2", "untrained": "#CC78BC",
-}
+ENCODER_COLOURS = {"scratch": "#555555", "imagenet": "#CA9161", "cifar10": "#DE8F05", "cats_vs_dogs": "#0173B2",
+                   "pets": "#029E73", "objects": "#DE8F05", "animals": "#0173B2", "untrained": "#CC78BC"}
 
 
 def encoder_colours(encoders) -> dict:  # name → colour, as "#rrggbb"
@@ -222,9 +217,8 @@ def plot_curve(
 ):
     "Draw one run's column over its epochs."
     if column not in history or not len(history): return
-    known = {line.get_label() for line in axis.lines}
-    shown = f"_{label}" if label in known else label
-    axis.plot(history["epoch"], history[column], f".{style}", color=colour, label=shown)
+    if label in {line.get_label() for line in axis.lines}: label = f"_{label}"
+    axis.plot(history["epoch"], history[column], f".{style}", color=colour, label=label)
 
 # %% ../../nbs/images/drawing.ipynb #d40c4c3d
 def plot_history(history, panels: dict):  # matplotlib's figure
@@ -235,11 +229,10 @@ def plot_history(history, panels: dict):  # matplotlib's figure
     there = {label: [column for column in columns if column in history] for label, columns in panels.items()}
     shown = {label: columns for label, columns in there.items() if columns}
     width = max(1, len(shown))
-    figure, axes = plt.subplots(1, width, figsize=(4 * width, 2.8), squeeze=False)
+    figure, axes = plt.subplots(1, width, figsize=(4 * width, 2.8), squeeze=False, layout="tight")
     for axis, (label, columns) in zip(axes.flat, shown.items()):
         axis.plot(history["epoch"], history[columns], marker=".", label=columns)
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
         if len(columns) > 1: axis.legend()
-    figure.tight_layout()
     return figure

@@ -68,10 +68,8 @@ def is_known(data: ImageData, indices: np.ndarray, known: KnownImages) -> np.nda
 # %% ../../nbs/images/known.ipynb #4fc5780e
 def split_unlabelled(
     data: ImageData,
-    max_images: int = 0,  # keep a random subset of this size; 0 keeps all
-    val_fraction: float = 0.05,  # share of those held out
-    split: str = "random",  # with masks: the split whose test images are left out
-    split_seed: int = 0,
+    max_images: int = 0, val_fraction: float = 0.05,  # a random subset's size, 0 for all; and the share held out of it
+    split: str = "random", split_seed: int = 0,  # with masks: the split whose test images are left out
     tested: KnownImages | None = None,  # test images of another set, left out too
 ) -> Split:  # `test` holds the images left out
     "Return which images to pretrain on and which to monitor; the same for every seed of a run."

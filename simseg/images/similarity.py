@@ -39,9 +39,7 @@ def _without_brightness(thumbnails: np.ndarray) -> np.ndarray:  # (N, 256), floa
 
 
 def near_duplicates(
-    thumbnails: np.ndarray,  # (N, 16, 16), grey
-    similarity: float = SIMILARITY,
-    ids: list[str] | None = None,  # (N,): images of the same id are copies
+    thumbnails: np.ndarray, similarity: float = SIMILARITY, ids: list[str] | None = None,  # images of one id are copies
 ) -> np.ndarray:  # (N,), int64: near-duplicates share a number, all others have one of their own
     "Return the groups of images that show the same photo."
     from scipy.sparse import coo_matrix
@@ -51,8 +49,8 @@ def near_duplicates(
     n = len(thumbnails)
     first = pd.Series(np.arange(n)).groupby(ids if ids is not None else np.arange(n)).transform("min")
     alike = coo_matrix((np.ones(n), (np.arange(n), first)), (n, n))
-    near = radius_neighbors_graph(_without_brightness(thumbnails), 1 - similarity, metric="cosine")  # none to a flat one
-    return connected_components(alike + near, directed=False)[1].astype(np.int64)
+    alike = alike + radius_neighbors_graph(_without_brightness(thumbnails), 1 - similarity, metric="cosine")
+    return connected_components(alike, directed=False)[1].astype(np.int64)  # a flat thumbnail is near to none
 
 # %% ../../nbs/images/similarity.ipynb #9137a41d
 def group_images(data: ImageData, similarity: float = SIMILARITY):

@@ -47,8 +47,7 @@ def _group_order(data: ImageData, groups: np.ndarray, indices: np.ndarray, seed:
     return order[np.argsort(first.to_numpy(), kind="stable")]
 
 
-def _group_sizes(groups: np.ndarray) -> np.ndarray:  # (G,), int64
-    "Count the images of each group, in the order given, which keeps groups together."
+def _group_sizes(groups: np.ndarray) -> np.ndarray:  # (G,), in the order given, which keeps groups together
     return np.array([len(list(members)) for _, members in groupby(groups)], int)
 
 
@@ -109,8 +108,7 @@ class Split:
 def split_data(
     data: ImageData,
     label_ratio: float = 0.8,  # share of the whole set that is development, in (0, 0.8]; officially, 0.8 is all
-    split: str = "random",  # random, or official: the data set's own test images
-    split_seed: int = 0,  # which random split; a run's own seed has no say in it
+    split: str = "random", split_seed: int = 0,  # or official: the set's own test images; else which random split
     label_seed: int = 0,  # which draw of labelled images from the development pool
 ) -> Split:
     "Return a fixed test set and a nested stratified development set, 90 % of it to train and 10 % to validate on."
