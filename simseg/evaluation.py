@@ -20,7 +20,7 @@ from .images.masks import class_names, make_targets
 from .images.splits import split_data
 from .images.sets import DATASETS, load_pairs, reading_of
 from .images.known import is_known, read_known
-from .images.drawing import add_class_legend, add_overlay_legend, overlay_batch, paint_classes, show_images
+from .images.drawing import overlay_batch, paint_classes, show_images
 from .learning.metrics import check_threshold, class_stats, decide_classes, image_ious, probabilities, summarise
 from .unet import TEST_SET, count_images, load_model, predict_batches
 
@@ -42,10 +42,8 @@ def show_overlays(model: torch.nn.Module, data: ImageData, ious: pd.Series, indi
     names = class_names(data.classes)
     if names: below = [paint_classes(images, numbers, names) for numbers in (targets, found)]
     else: below = [overlay_batch(images, found, targets)]
-    figure = show_images(np.concatenate([images / 255, *below]), len(indices), size=1.4, column_labels=labels)
-    if names: add_class_legend(figure, names)
-    else: add_overlay_legend(figure)
-    return figure
+    pictures = np.concatenate([images / 255, *below])
+    return show_images(pictures, len(indices), size=1.4, column_labels=labels, legend=names)
 
 # %% ../nbs/4_evaluation.ipynb #a6e24357
 def check_unseen(params: dict, preprocessing: dict, data: ImageData, test: np.ndarray):
@@ -55,7 +53,7 @@ def check_unseen(params: dict, preprocessing: dict, data: ImageData, test: np.nd
         if params["dataset"] != trained_on.get("dataset") or params[name] == trained_on[name]: continue
         raise ValueError(f"The model was trained with {name}={trained_on[name]!r}, so {name}={params[name]!r} would "
                          "test it on images that it may have seen.")
-    told = preprocessing["classes"]
+    told = preprocessing.get("classes", "")
     if class_names(data.classes) != class_names(told):
         raise ValueError(f"The model tells {told or 'one thing from its background'}, the masks hold "
                          f"{data.classes or 'one thing and its background'}; evaluate it on masks of the same classes.")

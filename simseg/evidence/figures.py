@@ -14,7 +14,7 @@ import torch
 
 from ..base.parameters import make_accelerator
 from ..images.masks import class_names, make_targets
-from ..images.drawing import METRIC_NAMES, add_class_legend, encoder_colours, overlay_batch, paint_classes
+from ..images.drawing import METRIC_NAMES, encoder_colours, overlay_batch, paint_classes
 from ..images.drawing import plot_curve, ratio_axis, set_theme, show_images
 from ..unet import load_model
 from ..evaluation import find_objects
@@ -126,9 +126,7 @@ def show_predictions(
         found = find_objects(model, data, chosen, accelerator, run.params["threshold"])
         pictures.append(paint_classes(images, found, names) if names else overlay_batch(images, found, targets))
     labels = ["image", *(["truth"] if names else []), *(label.replace(" ", "\n") for label in first)]
-    figure = show_images(np.concatenate(pictures), count, size=1.3, row_labels=labels)
-    if names: add_class_legend(figure, names)
-    return figure
+    return show_images(np.concatenate(pictures), count, size=1.3, row_labels=labels, legend=names or None)
 
 
 def plot_confusion(tables: dict, ratio: float):  # tables: as `collect_images` gives

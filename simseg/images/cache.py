@@ -15,6 +15,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from ..base.run import check_files, file_fingerprint
 from .data import ImageData, fingerprint_of
 from .files import Image, LARGE, UnreadableImage, as_rgb
 from .masks import BACKGROUND, FOREGROUND
-from .similarity import _numbered, image_id, thumbnail
+from .similarity import _numbered, identify
 
 # %% ../../nbs/images/cache.ipynb #d946a724
 def cache_dir() -> Path:  # $SIMSEG_CACHE, else ~/.cache/simseg
@@ -35,28 +36,26 @@ def cache_dir() -> Path:  # $SIMSEG_CACHE, else ~/.cache/simseg
     return Path(os.environ.get("SIMSEG_CACHE") or Path.home() / ".cache" / "simseg")
 
 
-def _content(path: Path) -> str:
-    "Return a digest of a file's content; empty for a file that cannot be read, such as a link that leads nowhere."
-    try:
-        with path.open("rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError: return ""
-
-
 def _digest(text: str) -> str: return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def fingerprint(files: list[Path], folder: Path) -> str:  # 16 hexadecimal digits
     "Return a fingerprint of files' paths below a folder and their contents; read them again only after a change."
-    names = [str(path.relative_to(folder)) for path in files]
+    def digest(values): return _digest("\n".join(f"{path.relative_to(folder)} {v}" for path, v in zip(files, values)))
+
+    def read(path):
+        try:
+            with path.open("rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError: return ""  # such as a link that leads nowhere
+
     known = [file_status(path) for path in files]
-    status = _digest("\n".join(f"{name} {each}" for name, each in zip(names, known)))
+    status = digest(known)
     memory = cache_dir() / f".contents-{_digest(str(folder))}"
     try: seen, content = memory.read_text().split()
     except (OSError, ValueError): seen = ""
     if seen == status: return content
     settled = time.time() - 3  # a change since might be followed by another at the same time of the file system's clock
-    with ThreadPoolExecutor(os.cpu_count()) as pool: contents = list(pool.map(_content, files))
-    content = _digest("\n".join(f"{name} {each}" for name, each in zip(names, contents)))
+    with ThreadPoolExecutor(os.cpu_count()) as pool: content = digest(pool.map(read, files))
     if all(changed < settled * 1e9 for _, _, changed, _ in known):
         with contextlib.suppress(OSError): write_atomic(memory, lambda path: path.write_text(f"{status} {content}"))
     return content
@@ -74,49 +73,41 @@ class Source:
     classes: str = ""  # what its masks tell apart, as for `parse_classes`
     files: list[Path] | None = None  # (N,), where images are files of their own, which may be large
 
-    def is_large(self, i: int) -> bool:
-        "Return whether an image takes so much memory that no other of its size may be read beside it."
+
+_one_large = threading.Lock()
+
+
+def _decode_one(source: Source, arrays: dict, i: int) -> dict:
+    "Decode an image into row `i` of the arrays; return its id, thumbnail and mask's codes, or why it is left out."
+    large = False
+    with contextlib.suppress(Exception), Image.open(source.files[i]) as image:  # damaged files are reported below
+        large = image.width * image.height > LARGE
+    with _one_large if large else contextlib.nullcontext():
         try:
-            with Image.open(self.files[i]) as image: return image.width * image.height > LARGE
-        except Exception: return False  # no file of its own, or a damaged one, which is reported when it is read
-
-
-def _decode_one(source: Source, i: int, arrays: dict) -> dict:  # id, thumbnail and codes of the mask, or why not
-    "Decode an image, squeezed to a square, into row `i` of the arrays."
-    try:
-        image, mask = source.read(i)
-        image = as_rgb(image)
-    except UnreadableImage as error: return {"why": str(error)}
-    except ValueError: raise  # a sentence about the whole set
-    except Exception as error: return {"why": f"{source.names[i]} cannot be read as an image: {error}."}
-    size = arrays["images"].shape[-2:]
-    arrays["images"][i] = np.asarray(image.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    codes = []
-    if mask is not None:
-        arrays["masks"][i] = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
-        codes = [code for _, code in mask.getcolors()]
-    return {"id": image_id(image), "thumbnail": thumbnail(image), "codes": codes}
+            image, mask = source.read(i)
+            image = as_rgb(image)
+        except UnreadableImage as error: return {"why": str(error)}
+        except ValueError: raise  # a sentence about the whole set
+        except Exception as error: return {"why": f"{source.names[i]} cannot be read as an image: {error}."}
+        size = arrays["images"].shape[-2:]
+        arrays["images"][i] = np.asarray(image.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        if mask is not None: arrays["masks"][i] = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
+        codes = [] if mask is None else [code for _, code in mask.getcolors()]
+        name, thumbnail = identify(image)
+    return {"id": name, "thumbnail": thumbnail, "codes": codes}
 
 # %% ../../nbs/images/cache.ipynb #5c6c8639
-def _decode(
-    source: Source,
-    size: int,  # pixels, of a side
-    folder: Path,  # where images.npy, thumbnails.npy and, with masks, masks.npy go
-) -> dict:  # for meta.json: names, labels, official_test, classes, ids, skipped, notes
-    "Decode every image that can be read, on all cores."
+def _decode(source: Source, key: dict, size: int, folder: Path):
+    "Decode every image that can be read, on all cores, and write the set's folder."
+    folder.mkdir()
     n = len(source.names)
     shapes = {"images": (n, 3, size, size)}
     if source.has_masks: shapes["masks"] = (n, size, size)
     arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, shape)
               for name, shape in shapes.items()}
-    one_large = threading.Lock()
-
-    def decode(i):
-        with one_large if source.is_large(i) else contextlib.nullcontext():
-            return _decode_one(source, i, arrays)
-
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(progress(pool.map(decode, range(n)), total=n, desc="decoding"))
+        decoded = pool.map(partial(_decode_one, source, arrays), range(n))
+        rows = list(progress(decoded, total=n, desc="decoding"))
     kept = [i for i, row in enumerate(rows) if "why" not in row]
     if not kept: raise ValueError(f"None of {n} images can be read: {rows[0]['why']}")
     for name, array in arrays.items():
@@ -126,6 +117,7 @@ def _decode(
         for row, i in enumerate(kept): rest[row] = array[i]
         rest.flush()
         os.replace(folder / "kept.npy", folder / f"{name}.npy")
+        arrays[name] = rest
     np.save(folder / "thumbnails.npy", np.stack([rows[i]["thumbnail"] for i in kept]))
     codes = [rows[i]["codes"] for i in kept]
     names = [source.names[i] for i in kept]
@@ -142,31 +134,15 @@ def _decode(
         if constant: notes.append(f"{len(constant)} of {len(names)} masks {verb} {kind}, such as {constant[0]}")
     official = source.official_test[kept].tolist() if source.official_test is not None else None
     skipped = [{"file": source.names[i], "why": row["why"]} for i, row in enumerate(rows) if "why" in row]
-    return {"names": names, "labels": labels, "official_test": official, "classes": source.classes,
-            "ids": [rows[i]["id"] for i in kept], "skipped": skipped + (source.skipped or []), "notes": notes}
+    pixels = fingerprint_of(arrays["images"], arrays.get("masks"))
+    if source.classes: pixels = _digest(f"{pixels} {source.classes}")
+    meta = {"key": key, "size": size, "fingerprint": pixels, "names": names, "labels": labels,
+            "official_test": official, "classes": source.classes, "ids": [rows[i]["id"] for i in kept],
+            "skipped": skipped + (source.skipped or []), "notes": notes}
+    write_json(folder / "meta.json", meta)
+    write_json(folder / "sums.json", {file.name: file_fingerprint(file) for file in folder.iterdir()})
 
 # %% ../../nbs/images/cache.ipynb #8a4532c4
-CACHE_FORMAT = 5  # of the files in a cached set; another number makes a new one
-
-
-def _build_cache(source: Source, key: dict, size: int, final: Path):
-    "Decode a set into its folder; clear first what a killed run has left of it."
-    for dead in final.parent.glob(f"{WRITING}*/{key['dataset']}-*"): shutil.rmtree(dead.parent, ignore_errors=True)
-    needed = len(source.names) * size**2 * (4 if source.has_masks else 3)
-    check_free(final.parent, needed, "decoding these images", "SIMSEG_CACHE")
-
-    def build(folder: Path):
-        folder.mkdir()
-        meta = _decode(source, size, folder)
-        arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
-        pixels = fingerprint_of(arrays["images"], arrays.get("masks"))
-        if meta["classes"]: pixels = _digest(f"{pixels} {meta['classes']}")
-        write_json(folder / "meta.json", {"key": key, "size": size, "fingerprint": pixels, **meta})
-        write_json(folder / "sums.json", {file.name: file_fingerprint(file) for file in folder.iterdir()})
-
-    write_atomic(final, build)
-
-
 def _open_cache(folder: Path) -> ImageData:
     "Memory-map a decoded set, copy-on-write, since torch warns of arrays it may not write to; `ValueError` if damaged."
     check_files(folder, read_json(folder / "sums.json"))
@@ -192,9 +168,12 @@ def _remove_set(folder: Path):
     if not any(folder.iterdir()): folder.rmdir()
 
 # %% ../../nbs/images/cache.ipynb #8f561e6d
+CACHE_FORMAT = 5  # of the files in a cached set; another number makes a new one
+
+
 def cached(
     key: dict,  # what the set is: equal keys hold equal pixels; `dataset`, `files` and whatever else matters
-    size: int,  # pixels, of a side
+    size: int,
     make,  # called without arguments when the cache has no such set: returns its `Source`
 ) -> ImageData:
     "Return a decoded set from the cache; decode it first if it is missing or damaged."
@@ -211,10 +190,14 @@ def cached(
             if final.exists():
                 print(f"{str(error).partition(';')[0]}; the images are decoded anew.", flush=True)
                 _remove_set(final)
-        _build_cache(make(), key, size, final)
-        others = [folder for folder in final.parent.glob(f"{name}*") if folder != final]
-        for other in others:
-            if {**_read_meta(other).get("key", {}), "files": key["files"]} == key: _remove_set(other)
+        source = make()
+        for dead in final.parent.glob(f"{WRITING}*/{key['dataset']}-*"): shutil.rmtree(dead.parent, ignore_errors=True)
+        needed = len(source.names) * size**2 * (4 if source.has_masks else 3)
+        check_free(final.parent, needed, "decoding these images", "SIMSEG_CACHE")
+        write_atomic(final, partial(_decode, source, key, size))
+        for other in list(final.parent.glob(f"{name}*")):
+            before = {**_read_meta(other).get("key", {}), "files": key["files"]} == key
+            if before and other != final: _remove_set(other)
     return _open_cache(final)
 
 # %% ../../nbs/images/cache.ipynb #71e0828d

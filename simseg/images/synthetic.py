@@ -16,58 +16,35 @@ from ..base.parameters import check_choice, check_range, generator_for
 from .data import ImageData, fingerprint_of
 from .files import Image
 from .masks import BACKGROUND, BORDER, FOREGROUND, grow, shrink
-from .similarity import image_id, thumbnail
+from .similarity import identify
 
 # %% ../../nbs/images/synthetic.ipynb #8180e247
 def _uniform(generator, n, low, high):
-    "Return one random number in [low, high) for each image, (N,)."
-    return low + (high - low) * torch.rand(n, generator=generator)
-
-
-def _per_image(values):
-    "Return one number for each image, (N,), as (N, 1, 1), which broadcasts over its pixels."
-    return values.reshape(-1, 1, 1)
-
-
-def _pixel_grid(n, size):
-    "Return x and y of every pixel's centre in n images, each (N, S, S), the image being [0, 1] × [0, 1]."
-    centres = (torch.arange(size) + 0.5) / size
-    return centres.expand(n, size, size), centres[:, None].expand(n, size, size)
+    "Return one random number in [low, high) for each image, (N, 1, 1), which broadcasts over its pixels."
+    return low + (high - low) * torch.rand(n, 1, 1, generator=generator)
 
 
 def _turned(x, y, angle):
-    "Return positions, two of (N, S, S), along axes that are turned by an angle, (N,), in radians."
-    cos = _per_image(angle).cos()
-    sin = _per_image(angle).sin()
-    return x * cos + y * sin, y * cos - x * sin
+    "Return positions, two of (N, S, S), along axes that are turned by an angle, (N, 1, 1), in radians."
+    return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
 
 
-def _field(
-    x, y,  # (N, S, S), position
-    ellipse,  # its centre (two), radii (two) and turn, each (N,)
-    lobes=None,  # (N,), points of a star; None for an ellipse
-    depth=None,  # (N,), how deep it is cut between them
-):  # (N, S, S), positive inside
-    "Return the field of one ellipse or star in each image."
+def _field(x, y, ellipse, lobes=None, depth=0):  # (N, S, S), positive inside
+    "Return ellipses, of centre (two), radii (two) and turn, or stars of so many lobes, cut so deep between them."
     cx, cy, rx, ry, turn = ellipse
-    u, v = _turned(x - _per_image(cx), y - _per_image(cy), turn)
-    u = u / _per_image(rx)
-    v = v / _per_image(ry)
-    radius = 1 if lobes is None else 1 + _per_image(depth) * torch.cos(_per_image(lobes) * torch.atan2(v, u))
+    u, v = _turned(x - cx, y - cy, turn)
+    u = u / rx
+    v = v / ry
+    radius = 1 if lobes is None else 1 + depth * torch.cos(lobes * torch.atan2(v, u))
     return radius - (u * u + v * v).sqrt()
 
 # %% ../../nbs/images/synthetic.ipynb #25815c2e
-def _texture(
-    generator,
-    x, y,  # (N, S, S), position
-    kind=None,  # (N,), int64: 0 plain, 1 stripes, 2 spots, 3 two halves; None for any
-):  # (N, 3, S, S), in [0, 1]
-    "Return two colours mixed in a pattern."
-    n = len(x)
-    if kind is None: kind = torch.randint(4, (n,), generator=generator)
+def _texture(generator, x, y, kind):  # (N, 3, S, S), in [0, 1]
+    "Return two colours mixed in a pattern of a kind, (N,): 0 plain, 1 stripes, 2 spots, 3 two halves."
+    n = len(kind)
     angle = _uniform(generator, n, 0, math.pi)
-    frequency = _per_image(_uniform(generator, n, 25, 60))
-    phase = _per_image(_uniform(generator, n, 0, 6.3))
+    frequency = _uniform(generator, n, 25, 60)
+    phase = _uniform(generator, n, 0, 6.3)
     along, across = _turned(x, y, angle)
     stripes = 0.5 + 0.5 * torch.sin(frequency * along + phase)
     spots = (torch.sin(frequency * along + phase) * torch.sin(frequency * across)).clamp_min(0)
@@ -86,13 +63,13 @@ def _paint(image, field, texture):
 
 def _paint_shapes(generator, image, x, y, count, low=0.03, high=0.16):
     "Return images, (N, 3, S, S), with `count` shapes of radii between `low` and `high` over each, of any texture."
-    n = len(x)
+    n = len(image)
     ranges = [(0, 1), (0, 1), (low, high), (low, high), (0, 6.3)]  # of centre, radii and turn
     for _ in range(count):
-        lobes = torch.randint(3, 7, (n,), generator=generator).float()
+        lobes = torch.randint(3, 7, (n, 1, 1), generator=generator).float()
         depth = _uniform(generator, n, 0, 0.4) * (_uniform(generator, n, 0, 1) < 0.6)
         field = _field(x, y, [_uniform(generator, n, *limits) for limits in ranges], lobes, depth)
-        image = _paint(image, field, _texture(generator, x, y))
+        image = _paint(image, field, _texture(generator, x, y, torch.randint(4, (n,), generator=generator)))
     return image
 
 # %% ../../nbs/images/synthetic.ipynb #55b3adea
@@ -107,17 +84,18 @@ _SPECIES = torch.tensor([  # a column for each species, as shares of the animal'
 _COAT = torch.tensor([1, 0, 2, 3])  # of each species, as for `_texture`
 
 
-def _animal_parts(
-    generator,
-    species,  # (N,), int64
-) -> list[tuple]:  # of ellipses, as for `_field`; the animal's middle is (0, 0)
-    "Return body, head, ears, legs and tail of each animal."
-    n = len(species)
-    ear, ear_width, leg, tail, height = _SPECIES[:, species]
-    zero = torch.zeros(n)
+def _animal_field(generator, x, y, species):
+    "Return the silhouettes of animals, (N,), as a field, (N, S, S), positive inside."
+    def uniform(low, high): return _uniform(generator, len(species), low, high)
 
-    def about(value): return value * _uniform(generator, n, 0.85, 1.15)
+    def about(value): return value * uniform(0.85, 1.15)
 
+    size = uniform(0.6, 1.15)
+    turn = uniform(-0.35, 0.35)
+    facing = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    along, across = _turned(x - uniform(0.38, 0.62), y - uniform(0.4, 0.6), turn)
+    ear, ear_width, leg, tail, height = _SPECIES[:, species, None, None]
+    zero = torch.zeros_like(size)  # the animal's middle is (0, 0)
     head_x = about(0.27)
     head_y = about(-0.17)
     parts = [(zero, zero, about(0.27), about(height), zero), (head_x, head_y, about(0.12), about(0.11), zero)]
@@ -125,67 +103,45 @@ def _animal_parts(
         parts.append((head_x + side, head_y - 0.09 - ear / 2, about(ear_width), about(ear), zero + 4 * side))
     for place in (-0.2, -0.12, 0.12, 0.2):
         parts.append((about(place), height * 0.7 + leg / 2, about(0.04), about(leg), zero))
-    parts.append((-0.25 - tail * 0.7, about(-0.06), about(tail), about(0.035), _uniform(generator, n, 0.2, 1.1)))
-    return parts
-
-
-def _animal_field(generator, x, y, species):
-    "Return the silhouettes of animals as a field, (N, S, S), positive inside."
-    n = len(x)
-    size = _per_image(_uniform(generator, n, 0.6, 1.15))
-    turn = _uniform(generator, n, -0.35, 0.35)
-    facing = _per_image(torch.where(_uniform(generator, n, 0, 1) < 0.5, -1.0, 1.0))
-    dx = x - _per_image(_uniform(generator, n, 0.38, 0.62))
-    dy = y - _per_image(_uniform(generator, n, 0.4, 0.6))
-    along, across = _turned(dx, dy, turn)
-    px = along / size * facing
-    py = across / size
-    parts = _animal_parts(generator, species)
-    return torch.stack([_field(px, py, p) * _per_image(torch.minimum(p[2], p[3])) * size for p in parts]).amax(0)
+    parts.append((-0.25 - tail * 0.7, about(-0.06), about(tail), about(0.035), uniform(0.2, 1.1)))
+    x = along / size * facing
+    y = across / size
+    return torch.stack([_field(x, y, part) * torch.minimum(part[2], part[3]) * size for part in parts]).amax(0)
 
 # %% ../../nbs/images/synthetic.ipynb #0f705018
-def _make_block(
-    block: int,  # which block of 256 images
-    size: int,  # pixels
-    flavour: str,  # "animals" or "objects"
-    seed: int,
-):  # images (256, 3, S, S) uint8, trimaps (256, S, S) uint8, species (256,) int64
-    "Return 256 synthetic images."
-    n = 256
-    generator = generator_for(seed, f"{flavour} {block}")
-    x, y = _pixel_grid(n, size)
-    species = torch.randint(len(_COAT), (n,), generator=generator)
-    colours = torch.rand(n, 3, 3, 3, generator=generator)
-    image = F.interpolate(colours, size=(size, size), mode="bicubic", align_corners=True)
-    image = _paint_shapes(generator, image, x, y, 4)
-    inside = torch.zeros(n, size, size, dtype=torch.bool)
-    if flavour == "animals":
-        field = _animal_field(generator, x, y, species)
-        image = _paint(image, field * 5, _texture(generator, x, y, _COAT[species]))
-        inside = field > 0
-    else: image = _paint_shapes(generator, image, x, y, 3, 0.08, 0.3)
-    image = image + 0.04 * torch.randn(image.shape, generator=generator)
-    band = max(1, round(size / 64))
-    trimap = torch.where(inside, FOREGROUND, BACKGROUND)
-    trimap = torch.where(grow(inside, band) != shrink(inside, band), BORDER, trimap).to(torch.uint8)
-    return (image.clamp(0, 1) * 255).round().to(torch.uint8), trimap, species
-
-
 def make_synthetic(
-    n: int,  # how many images
-    size: int = 64,  # pixels, of a side
+    n: int, size: int = 64,  # how many images, and pixels of a side
     flavour: str = "animals",  # animals, or objects: the same backgrounds with other things in them
     seed: int = 0,
 ) -> ImageData:  # labels are the animals' species; objects come without masks
     "Return synthetic images: the first n of an endless series, the same for the same seed and size."
     check_choice("flavour", flavour, ["animals", "objects"])
     check_range("n", n, 1)
-    blocks = [_make_block(block, size, flavour, seed) for block in range(math.ceil(n / 256))]
+    x = (torch.arange(size) + 0.5) / size  # of the pixels' centres, the image being [0, 1] × [0, 1]
+    y = x[:, None]
+    band = max(1, round(size / 64))
+    blocks = []
+    for block in range(math.ceil(n / 256)):
+        generator = generator_for(seed, f"{flavour} {block}")
+        species = torch.randint(len(_COAT), (256,), generator=generator)
+        colours = torch.rand(256, 3, 3, 3, generator=generator)
+        image = F.interpolate(colours, size=(size, size), mode="bicubic", align_corners=True)
+        image = _paint_shapes(generator, image, x, y, 4)
+        inside = torch.zeros(256, size, size, dtype=torch.bool)
+        if flavour == "animals":
+            field = _animal_field(generator, x, y, species)
+            image = _paint(image, field * 5, _texture(generator, x, y, _COAT[species]))
+            inside = field > 0
+        else: image = _paint_shapes(generator, image, x, y, 3, 0.08, 0.3)
+        image = image + 0.04 * torch.randn(image.shape, generator=generator)
+        trimap = torch.where(inside, FOREGROUND, BACKGROUND)
+        trimap = torch.where(grow(inside, band) != shrink(inside, band), BORDER, trimap).to(torch.uint8)
+        blocks.append(((image.clamp(0, 1) * 255).round().to(torch.uint8), trimap, species))
     images, masks, labels = [torch.cat(parts)[:n].numpy() for parts in zip(*blocks)]
     if flavour == "objects":
         masks = None
         labels = np.zeros(n, np.int64)
     names = [f"{flavour}_{i:05d}" for i in range(n)]
-    files = [Image.fromarray(image.transpose(1, 2, 0)) for image in images]
+    ids, thumbnails = zip(*[identify(Image.fromarray(image.transpose(1, 2, 0))) for image in images])
     return ImageData(images, masks, labels, names, None, fingerprint=fingerprint_of(images, masks),
-                     ids=[image_id(file) for file in files], thumbnails=np.stack([thumbnail(file) for file in files]))
+                     ids=list(ids), thumbnails=np.stack(thumbnails))

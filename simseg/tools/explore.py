@@ -28,7 +28,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from ..base.files import file_status, read_csv, resolve_path
 from ..base.parameters import generator_for, make_accelerator
 from ..images.data import ImageData
-from ..images.drawing import LINE_COLOUR, class_tile, draw_map, montage, overlay, set_theme, truth_tile
+from ..images.drawing import LINE_COLOUR, draw_map, mask_tile, montage, overlay_batch, set_theme
 from ..images.masks import IGNORED, class_names, make_targets, object_pixels, shrink
 from ..images.similarity import near_duplicates
 from ..images.splits import split_data
@@ -333,15 +333,16 @@ def _draw_predictions(data: ImageData, image: int, logits: dict[Run, torch.Tenso
     grey = np.repeat(picture.mean(0)[..., None] / 255, 3, 2)
     truth = target[0, 0].numpy()
     names = class_names(data.classes)
-    columns = [[picture, class_tile(truth, names) if names else truth_tile(truth), None]]
+    columns = [[picture, mask_tile(truth, names), None]]
     captions = [["image", "truth", ""]]
     ious = {}
     for run, each in logits.items():
         probability = probabilities(each)
         found = decide_classes(probability, threshold)[0].numpy()
-        tile = class_tile(found, names) if names else truth_tile(found)
+        tile = mask_tile(found, names)
         wrong = ((found != truth) & (truth != IGNORED))[..., None]
-        errors = np.where(wrong, 0.3 * grey + 0.7 * tile / 255, grey) if names else overlay(picture, found, truth)
+        errors = np.where(wrong, 0.3 * grey + 0.7 * tile / 255, grey)
+        if not names: errors = overlay_batch(picture[None], found[None], truth[None])[0]
         columns.append([matplotlib.colormaps["cividis"](probability[0].amax(0).numpy())[..., :3], tile, errors])
         ious[run] = summarise(count_batch(each, target, threshold))["iou"]
         label = run.label.replace(" ", "\n")

@@ -22,7 +22,7 @@ from ..base.files import check_target, resolve_path, write_atomic
 from ..base.parameters import check_range, make_accelerator, progress
 from ..images.files import ENDINGS, as_rgb, find_image_files, read_image
 from ..images.masks import as_value_mask, class_names, parse_classes
-from ..images.drawing import class_colours, highlight, highlight_classes
+from ..images.drawing import class_colours, highlight
 from ..augmentations import normalise
 from ..learning.metrics import check_threshold, decide_classes, probabilities
 from ..unet import load_model
@@ -75,7 +75,7 @@ def draw_prediction(prediction: Prediction) -> tuple[Image.Image, Image.Image]:
         return mask, highlight(prediction.image, prediction.mask)
     names = class_names(prediction.classes)
     mask = as_value_mask(prediction.mask, parse_classes(prediction.classes), class_colours(names))
-    return mask, highlight_classes(prediction.image, prediction.mask, names)
+    return mask, highlight(prediction.image, prediction.mask, names)
 
 # %% ../../nbs/tools/predict.ipynb #687f6f7f
 def _find_images(images: list, endings: list[str]) -> dict[Path, Path]:  # image → name of its results, less an ending
