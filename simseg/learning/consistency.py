@@ -106,8 +106,7 @@ class Consistency:
         chosen = self.unlabelled[torch.randperm(len(self.unlabelled), generator=self.order)[:n]]
         images = take(self.images, chosen, self.accelerator.device)
         drawn = draw_views(len(images), images.shape[-1], self.views, min_scale=0.5)
-        crop = [drawn[name] for name in ("top", "left", "height", "width", "flip")]
-        return resized_crop(images, *crop).div_(255), make_views(images, drawn)
+        return resized_crop(images, drawn["box"], drawn["flip"]).div_(255), make_views(images, drawn)
 
     def loss(self, forward, n: int, step: int) -> torch.Tensor:  # scalar
         "Return what to add to the loss of n labelled images, at a step from 0; `forward` is the model, or it compiled."
