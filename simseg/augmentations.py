@@ -26,11 +26,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalise(
-    images: torch.Tensor,  # (N, 3, H, W), uint8, or float in [0, 1]
-    layout: torch.memory_format = torch.channels_last,
-) -> torch.Tensor:  # (N, 3, H, W), float32
-    "Return images scaled as every model's input is."
+def normalise(images: torch.Tensor, layout: torch.memory_format = torch.channels_last) -> torch.Tensor:
+    "Return images, (N, 3, H, W), uint8 or float in [0, 1], scaled as every model's input is, float32."
     mean, std = [torch.stack([torch.full((), value, device=images.device) for value in values]).view(3, 1, 1)
                  for values in (IMAGENET_MEAN, IMAGENET_STD)]  # filled there: a copy would make a GPU wait
     shares = images if images.is_floating_point() else images.float().div_(255)
@@ -56,10 +53,7 @@ def resized_crop(
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=True)
 
 # %% ../nbs/1_augmentations.ipynb #0aee6a9a
-def gaussian_blur(
-    images: torch.Tensor,  # (N, 3, S, S), float
-    sigma: torch.Tensor,  # (N,), pixels; 0 leaves an image as it is
-) -> torch.Tensor:  # (N, 3, S, S)
+def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:  # (N, 3, S, S), float; (N,), pixels, or 0
     "Return each image blurred by a σ of its own, as torchvision's `gaussian_blur` does with a tenth of the image."
     n, channels, size = images.shape[:3]
     radius = size // 20
@@ -79,9 +73,6 @@ def gaussian_blur(
     return across.view(n, channels, size + rest, size + rest)[:, :, :size, :size]
 
 # %% ../nbs/1_augmentations.ipynb #6d9e78aa
-_GREY = (0.2989, 0.587, 0.114)  # torchvision's weights
-
-
 def _mix_colours(images, kind, factor):
     "Return images after K steps: (N, K), 0 brightness, 1 contrast, 2 saturation, others change nothing; and factors."
     factor = factor.masked_fill(kind > 2, 1)
@@ -89,8 +80,9 @@ def _mix_colours(images, kind, factor):
     to_grey = (1 - factor) * (kind == 2)
     matrix = torch.eye(3, 4, device=images.device)
     mean = F.pad(images.mean((2, 3)), (0, 1), value=1)
+    weights = (0.2989, 0.587, 0.114)  # torchvision's, of grey
     for step in range(kind.shape[1]):
-        grey = sum(weight * row for weight, row in zip(_GREY, matrix.unbind(-2)))  # (N, 4): what makes each pixel's
+        grey = sum(weight * row for weight, row in zip(weights, matrix.unbind(-2)))  # (N, 4): what makes each pixel's
         of_mean = F.pad((grey * mean).sum(1, keepdim=True), (3, 0))
         blended = to_grey[:, step, None] * grey + to_mean[:, step, None] * of_mean
         matrix = factor[:, step, None, None] * matrix + blended.unsqueeze(1)
@@ -98,10 +90,6 @@ def _mix_colours(images, kind, factor):
         red, green, blue, constant = matrix[..., None, None].unbind(2)
         return (red * images[:, :1] + green * images[:, 1:2] + blue * images[:, 2:] + constant).clamp_(0, 1)
     return torch.baddbmm(matrix[:, :, 3:], matrix[:, :, :3], images.flatten(2)).view_as(images).clamp_(0, 1)
-
-
-# A channel's share of the chroma at a hue, in sixths of the circle: sign · |hue − centre| + offset, in [0, 1].
-_WHEEL = ((3, 1, -1), (2, -1, 2), (4, -1, 2))  # centre, sign, offset
 
 
 def _turn_hue(images, turn):
@@ -119,7 +107,9 @@ def _turn_hue(images, turn):
     sextant = turned * (12 * swapped - 2) - 6 * swapped
     hue = (middle - less).div_(chroma.clamp_min(1e-6)).add_(sextant).abs_().add_(6 * turn.view(-1, 1, 1))
     hue -= (hue / 6).floor_().mul_(6)
-    shares = [(hue - centre).abs_().mul_(sign).add_(offset).clamp_(0, 1) for centre, sign, offset in _WHEEL]
+    # A channel's share of the chroma at a hue, in sixths of the circle: sign · |hue − centre| + offset, in [0, 1].
+    wheel = ((3, 1, -1), (2, -1, 2), (4, -1, 2))  # centre, sign, offset
+    shares = [(hue - centre).abs_().mul_(sign).add_(offset).clamp_(0, 1) for centre, sign, offset in wheel]
     return torch.stack([share.mul_(chroma).add_(low) for share in shares], 1)
 
 
@@ -204,18 +194,13 @@ def make_views(
     return out
 
 
-def random_views(
-    images: torch.Tensor,  # (N, 3, S, S), uint8
-    generator: torch.Generator,  # on the images' device
-    **views,  # jitter_strength, blur, min_scale, grey_probability, as for `draw_views`
-) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1]
-    "Return one random view of each image, with parameters of its own."
+def random_views(images: torch.Tensor, generator: torch.Generator, **views) -> torch.Tensor:  # uint8 → float32 in [0, 1]
+    "Return one random view of each image, (N, 3, S, S), with parameters of its own, drawn as `draw_views` does."
     return make_views(images, draw_views(len(images), images.shape[-1], generator, **views))
 
 
 def two_views(
-    images: torch.Tensor,  # (N, 3, S, S), uint8
-    generator: torch.Generator,
+    images: torch.Tensor, generator: torch.Generator,  # (N, 3, S, S), uint8
     jitter=jitter_colour,  # or the same, compiled
     share: tuple[int, int] = (0, 1),  # which of how many equal parts of a batch the images are
     **views,  # as for `draw_views`
@@ -229,13 +214,8 @@ def two_views(
     return make_views(both, drawn, jitter, scaled=True)
 
 # %% ../nbs/1_augmentations.ipynb #33089ca4
-def random_pairs(
-    images: torch.Tensor,  # (N, 3, S, S), uint8
-    masks: torch.Tensor,  # (N, S, S), uint8 trimaps
-    generator: torch.Generator,  # on the images' device
-    jitter_strength: float = 0.4,
-) -> tuple[torch.Tensor, torch.Tensor]:  # images (N, 3, S, S), float32 in [0, 1]; masks (N, S, S), uint8
-    "Return image and mask cropped, resized and flipped alike, and the image's colours jittered."
+def random_pairs(images: torch.Tensor, masks: torch.Tensor, generator: torch.Generator, jitter_strength: float = 0.4):
+    "Return images, float32 in [0, 1], and masks cropped, resized and flipped alike, and the images' colours jittered."
     n, size = masks.shape[:2]
     drawn = draw_views(n, size, generator, jitter_strength, blur=False, min_scale=0.5, grey_probability=0)
     top, left, height, width = drawn["box"].split(1, 1)

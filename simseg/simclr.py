@@ -8,8 +8,7 @@ __all__ = ['METHODS', 'OPTIMIZERS', 'COLLAPSED', 'SEEDED', 'dataset', 'data_root
            'projection_dim', 'temperature', 'jitter_strength', 'blur', 'min_scale', 'batch_size', 'epochs',
            'warmup_epochs', 'optimizer', 'learning_rate', 'weight_decay', 'val_fraction', 'seed', 'device', 'precision',
            'compile', 'threads', 'tracker', 'stop_after', 'overwrite', 'out_dir', 'nt_xent', 'SimCLR', 'make_optimizer',
-           'make_schedule', 'views_of', 'validate', 'monitor', 'train_epoch', 'pretrain', 'check_simclr', 'Pretraining',
-           'broadcast_from_rank_0', 'train_along', 'run_simclr']
+           'make_schedule', 'validate', 'train_epoch', 'pretrain', 'check_simclr', 'run_simclr']
 
 # %% ../nbs/2_simclr.ipynb #9ea89fc5
 import os
@@ -34,7 +33,7 @@ from .images.sets import SYNTHETIC, load_pairs, load_unlabelled
 from .images.known import known_images, save_known, split_unlabelled
 from .augmentations import jitter_colour, two_views
 from .learning.encoders import UNTRAINED, check_encoder, encoder_file, make_encoder, save_encoder, start_from
-from .learning.features import alignment, classify, spread, uniformity
+from .learning.features import classify, geometry
 from .learning.processes import gather_views, share_batch_norm
 
 # %% ../nbs/2_simclr.ipynb #e1957ff9
@@ -55,12 +54,7 @@ def nt_xent(
 class SimCLR(nn.Module):
     "An encoder, a two-layer projection head and NT-Xent (Chen et al., 2020, section 2.1)."
 
-    def __init__(
-        self,
-        encoder_name: str,  # any encoder of smp
-        hidden: int = 512,  # width of the head's hidden layer; the published study: 512
-        dim: int = 128,  # length of the projection; the paper, section 4.2: 128
-    ):
+    def __init__(self, encoder_name: str, hidden: int = 512, dim: int = 128):  # published study: 512; paper, 4.2: 128
         super().__init__()
         self.encoder, features = make_encoder(encoder_name)
         self.head = self.make_head(features, hidden, dim)
@@ -73,13 +67,8 @@ class SimCLR(nn.Module):
         "Project images."
         return self.head(self.encoder(x))
 
-    def loss(
-        self,
-        first: torch.Tensor,  # (N, dim), projections of the first views of a whole batch
-        second: torch.Tensor,  # (N, dim), of the second views of the same images
-        params: dict,  # the stage's parameters
-    ) -> torch.Tensor:  # scalar
-        "Return the loss."
+    def loss(self, first: torch.Tensor, second: torch.Tensor, params: dict) -> torch.Tensor:
+        "Return the loss of projections of the two views of a whole batch, (N, dim) each, with the stage's parameters."
         return nt_xent(first, second, params["temperature"])
 
 
@@ -89,30 +78,17 @@ METHODS = {"simclr": SimCLR}  # parameter `method` → class
 OPTIMIZERS = ["lars", "adamw"]
 
 
-def make_optimizer(
-    model: nn.Module,
-    name: str,  # lars or adamw
-    learning_rate: float,  # the published study: LARS at 0.3
-    weight_decay: float,  # the paper and the published study: 1e-6
-) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, name: str, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     "Return LARS (momentum 0.9) or AdamW, with biases and batch norm left out of weight decay and adaptation."
     from timm.optim import Lars, param_groups_weight_decay
 
-    check_choice("optimizer", name, OPTIMIZERS)
-    check_range("learning_rate", learning_rate, 0, open_low=True)
-    # timm's Lars reads "weight decay 0" as "do not adapt", for the whole model if need be
-    check_range("weight_decay", weight_decay, 0, open_low=name == "lars")
     groups = param_groups_weight_decay(model, weight_decay)
     if name == "adamw": return torch.optim.AdamW(groups, learning_rate, fused=True)
     return Lars(groups, learning_rate, momentum=0.9)
 
-# %% ../nbs/2_simclr.ipynb #af66ed15
-def make_schedule(
-    optimizer: torch.optim.Optimizer,
-    steps: int,  # in all
-    warmup_steps: int,  # of these, rising
-) -> torch.optim.lr_scheduler.LRScheduler:  # call `step()` after every optimizer step
-    "Return a schedule of a linear warm-up, then a cosine to zero."
+
+def make_schedule(optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int):  # all steps; of these, rising
+    "Return a schedule, stepped after every step of the optimizer: a linear warm-up, then a cosine to zero."
     warmup_steps = min(warmup_steps, steps)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup_steps))
     if not warmup_steps: return cosine
@@ -120,23 +96,11 @@ def make_schedule(
     return torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [warmup_steps])
 
 # %% ../nbs/2_simclr.ipynb #0cc23f00
-def views_of(params: dict) -> dict:
-    "Return those of a stage's parameters that `two_views` takes."
-    return {name: params[name] for name in ("jitter_strength", "blur", "min_scale")}
-
-
 @torch.no_grad()
-def validate(
-    model: SimCLR,  # or another method
-    images: torch.Tensor,  # (N, 3, S, S), uint8
-    held_out: torch.Tensor,  # indices, (M,)
-    params: dict,  # the stage's parameters; batches are as in training, since the loss depends on their size
-    generator: torch.Generator,  # seeded alike at every call, so that the views are the same every epoch
-    **views,  # as for `two_views`
-) -> dict:  # val_loss, spread, alignment, uniformity
-    "Return loss and geometry of the projections on held-out images, in evaluation mode."
+def validate(model: SimCLR, images: torch.Tensor, held_out: torch.Tensor, params: dict, generator: torch.Generator, **views):
+    "Return val_loss and `geometry` of the projections of held-out images, in evaluation mode, on views of a generator."
     model.eval()
-    size = params["batch_size"]
+    size = params["batch_size"]  # as in training, since the loss depends on it
     losses = []
     projections = []
     whole = len(held_out) // size * size or len(held_out)  # a smaller last batch would have an easier task
@@ -144,46 +108,17 @@ def validate(
         first, second = model(two_views(take(images, batch, generator.device), generator, **views)).chunk(2)
         losses.append(model.loss(first, second, params))
         projections.append(F.normalize(torch.stack([first, second]).float(), dim=2))
-    first, second = torch.cat(projections, 1)
-    return {
-        "val_loss": torch.stack(losses).mean().item(),
-        "spread": spread(first),
-        "alignment": alignment(first, second),
-        "uniformity": uniformity(first),
-    }
-
-# %% ../nbs/2_simclr.ipynb #27818f30
-COLLAPSED = 0.02  # spread below which a run stops
-
-
-def monitor(
-    row: dict,  # of history, as far as it is known
-    model,  # it and the rest as for `pretrain`
-    images, labels, train, held_out, params, accelerator,
-) -> dict:  # the row with the monitors of its epoch
-    "Measure an epoch's model; raise `ValueError` when the features have collapsed or the loss is no number any more."
-    if len(held_out) > 1:
-        same_views = generator_for(params["seed"], "validation views", accelerator.device)
-        row = row | validate(model, images, held_out, params, same_views, **views_of(params))
-    check_finite(row)
-    if row.get("spread", 1) < COLLAPSED:
-        raise ValueError(f"The features collapsed in epoch {row['epoch']}: projections of all held-out images lie in "
-                         f"one place (spread {row['spread']:.3g}); take a smaller learning_rate, a longer warm-up, "
-                         "or a larger batch_size.")
-    return row | classify(model.encoder, images, labels, train, held_out, accelerator)
+    return {"val_loss": torch.stack(losses).mean().item(), **geometry(*torch.cat(projections, 1))}
 
 # %% ../nbs/2_simclr.ipynb #b3c3da23
 def train_epoch(
     model: SimCLR,  # or another method
     forward,  # what to call for its forward pass, as `compile_model` gives
-    images: torch.Tensor,  # (N, 3, S, S), uint8
-    order: torch.Tensor,  # (M,), indices of the training images, shuffled
-    params: dict,  # the stage's parameters; `batch_size` is that of all processes together
-    schedule,  # of the learning rate, stepped once a batch, after its optimizer
-    accelerator,
+    images: torch.Tensor, order: torch.Tensor,  # (N, 3, S, S), uint8; (M,), indices of those to train on, shuffled
+    params: dict, schedule, accelerator,  # `batch_size` is that of all processes together
     draw_views,  # gives two views of each image of this process, as `two_views`
-) -> float:  # mean loss
-    "Train on every image once."
+) -> float:
+    "Train on every image once, stepping optimizer and schedule after each batch; return the mean loss."
     model.train()
     optimizer = schedule.optimizer
     losses = []
@@ -200,14 +135,14 @@ def train_epoch(
     return torch.stack(losses).mean().item()
 
 # %% ../nbs/2_simclr.ipynb #f325afac
+COLLAPSED = 0.02  # spread below which a run stops
+
+
 def pretrain(
     model: SimCLR,  # or another method; trained in place
-    images: torch.Tensor,  # (N, 3, S, S), uint8
-    labels: np.ndarray,  # (N,), only monitored, never trained on
-    train: torch.Tensor,  # indices to train on
-    held_out: torch.Tensor,  # indices to monitor, possibly none
-    params: dict,  # the stage's parameters
-    accelerator,
+    images: torch.Tensor, labels: np.ndarray,  # (N, 3, S, S), uint8; (N,), only monitored, never trained on
+    train: torch.Tensor, held_out: torch.Tensor,  # indices to train on, and to monitor, possibly none
+    params: dict, accelerator,
     checkpoint: Checkpoint | None = None,  # of a run that may be resumed later; None for one that will not
 ):  # yields a row of history an epoch
     "Train on unlabelled images; raise `ValueError` when the features collapse or the loss is no number any more."
@@ -226,9 +161,10 @@ def pretrain(
     forward = compile_model(accelerator.prepare(model), params["compile"], pixels, device)
     jitter = compile_model(jitter_colour, params["compile"], pixels, device)
     share = (accelerator.process_index, accelerator.num_processes)
-    draw_views = partial(two_views, generator=view_generator, jitter=jitter, share=share, **views_of(params))
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    first = (checkpoint or Checkpoint()).resume(**parts, order=order_generator, views=view_generator)
+    views = {name: params[name] for name in ("jitter_strength", "blur", "min_scale")}
+    draw_views = partial(two_views, generator=view_generator, jitter=jitter, share=share, **views)
+    first = (checkpoint or Checkpoint()).resume(model=model, optimizer=optimizer, schedule=schedule,
+                                                order=order_generator, views=view_generator)
     for epoch in range(first, params["epochs"] + 1):
         start = time.perf_counter()
         rate = optimizer.param_groups[0]["lr"]
@@ -236,23 +172,30 @@ def pretrain(
         loss = train_epoch(model, forward, images, order, params, schedule, accelerator, draw_views)
         seconds = time.perf_counter() - start
         row = {"epoch": epoch, "loss": loss}
-        # rank 0 monitors, and the others wait for it in their next step
-        if accelerator.is_main_process: row = monitor(row, model, images, labels, train, held_out, params, accelerator)
+        if accelerator.is_main_process:  # rank 0 monitors, and the others wait for it in their next step
+            same_views = generator_for(params["seed"], "validation views", device)
+            if len(held_out) > 1: row |= validate(model, images, held_out, params, same_views, **views)
+            check_finite(row)
+            if row.get("spread", 1) < COLLAPSED:
+                raise ValueError(f"The features collapsed in epoch {epoch}: projections of all held-out images lie in "
+                                 f"one place (spread {row['spread']:.3g}); take a smaller learning_rate, a longer "
+                                 "warm-up, or a larger batch_size.")
+            row |= classify(model.encoder, images, labels, train, held_out, accelerator)
         yield {**row, "learning_rate": rate, "images_per_second": steps * batch_size / seconds}
 
 # %% ../nbs/2_simclr.ipynb #257ea3b0
 def check_simclr(params: dict):
     "Raise `ValueError` at the first value that makes no sense, before anything is loaded."
-    for name in ("epochs", "warmup_epochs", "max_images", "seed", "split_seed", "stop_after"):
-        check_range(name, params[name], 0)
-    for name in ("projection_hidden", "projection_dim", "image_size", "threads"): check_range(name, params[name], 1)
+    lows = dict.fromkeys(("epochs", "warmup_epochs", "max_images", "seed", "split_seed", "stop_after"), 0)
+    lows |= dict.fromkeys(("projection_hidden", "projection_dim", "image_size", "threads"), 1)
+    for name, low in {**lows, "batch_size": 2}.items(): check_range(name, params[name], low)
     for name in ("temperature", "learning_rate"): check_range(name, params[name], 0, open_low=True)
     check_range("min_scale", params["min_scale"], 0, 1, open_low=True)
-    check_range("batch_size", params["batch_size"], 2)
     check_encoder(params["encoder_name"])
-    check_choice("method", params["method"], METHODS)
-    check_choice("optimizer", params["optimizer"], OPTIMIZERS)
-    check_choice("compile", params["compile"], COMPILE)
+    choices = {"method": METHODS, "optimizer": OPTIMIZERS, "compile": COMPILE}
+    for name, known in choices.items(): check_choice(name, params[name], known)
+    # timm's Lars reads "weight decay 0" as "do not adapt", for the whole model if need be
+    check_range("weight_decay", params["weight_decay"], 0, open_low=params["optimizer"] == "lars")
     if not torch.distributed.is_torchelastic_launched(): return
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     if params["batch_size"] % int(os.environ["WORLD_SIZE"]):
@@ -263,16 +206,16 @@ def check_simclr(params: dict):
                          "give torchrun a smaller --nproc-per-node.")
 
 # %% ../nbs/2_simclr.ipynb #c27781d7
-class Pretraining:
+SEEDED = ("weights", "order", "views", "validation views")  # what a run's seed decides
+
+
+class _Pretraining:
     "What a pretraining begins with."
 
     def __init__(self, params: dict, accelerator):
-        self.params = params
-        self.accelerator = accelerator
         rest = {name: params[name] for name in ("image_size", "data_root", "threshold_masks", "classes")}
         tested = None  # test images of a labelled set; synthetic images never come twice
         self.data = load_unlabelled(params["dataset"], max_images=params["max_images"], **rest)
-        self.images = to_device(self.data.images, accelerator.device)
         self.began_with = {"images": self.data.fingerprint}
         if params["leave_out"] and params["leave_out"] not in SYNTHETIC:
             labelled = load_pairs(params["leave_out"], **rest)
@@ -283,62 +226,45 @@ class Pretraining:
         self.part = split_unlabelled(self.data, params["max_images"], params["val_fraction"], params["split"],
                                      params["split_seed"], tested)
         # shuffled once, since the first few thousand serve as k-NN's bank and the file may be sorted by class
-        self.train = torch.from_numpy(np.random.default_rng(0).permutation(self.part.train))
-        self.held_out = torch.from_numpy(np.random.default_rng(0).permutation(self.part.val))
+        train, held_out = [torch.from_numpy(np.random.default_rng(0).permutation(part))
+                           for part in (self.part.train, self.part.val)]
         torch.manual_seed(seed_for(params["seed"], "weights"))
         make_model = METHODS[params["method"]]
         self.model = make_model(params["encoder_name"], params["projection_hidden"], params["projection_dim"])
-        start_from(self.model.encoder, params["start"], params["encoder_name"])
-
-    def epochs(self, checkpoint: Checkpoint):
-        "`pretrain` on these images."
-        return pretrain(self.model, self.images, self.data.labels, self.train, self.held_out, self.params,
-                        self.accelerator, checkpoint)
-
-# %% ../nbs/2_simclr.ipynb #42c37e56
-def broadcast_from_rank_0(value: bool, device: torch.device) -> bool:
-    "Return rank 0's value."
-    from accelerate.utils import broadcast
-
-    return bool(broadcast(torch.tensor(int(value), device=device)))
-
-
-def train_along(params: dict):
-    "Do what every rank but 0 does: train for as many epochs, and write nothing."
-    with uninterrupted(), own_threads(params["threads"]):
-        begun = Pretraining(params, make_accelerator(params["device"], params["precision"], launched=True))
-        if broadcast_from_rank_0(False, begun.accelerator.device): return
-        epochs = begun.epochs(Checkpoint(resolve_path(params["out_dir"]) / "checkpoint.pt"))
-        for done, _ in enumerate(epochs, 1):
-            if done == params["stop_after"]: break
-
-# %% ../nbs/2_simclr.ipynb #6ab39529
-SEEDED = ("weights", "order", "views", "validation views")  # what a run's seed decides
+        start_from(self.model.encoder, start, params["encoder_name"])
+        self.monitored = (to_device(self.data.images, accelerator.device), self.data.labels, train, held_out)
+        self.epochs = partial(pretrain, self.model, *self.monitored, params, accelerator)
 
 
 def run_simclr(params: dict) -> list[dict]:  # parameters of 2_simclr → history; empty on every rank but 0
     "Pretrain; write encoder.safetensors, history.csv, params.yaml and metrics.json to `out_dir`."
+    from accelerate.utils import broadcast_object_list
+
     check_simclr(params)
     launched = torch.distributed.is_torchelastic_launched()
-    if launched and os.environ["RANK"] != "0":
-        train_along(params)
+    if launched and os.environ["RANK"] != "0":  # train for as many epochs, and write nothing
+        with uninterrupted(), own_threads(params["threads"]):
+            begun = _Pretraining(params, make_accelerator(params["device"], params["precision"], launched=True))
+            if broadcast_object_list([None])[0]: return []
+            epochs = begun.epochs(Checkpoint(resolve_path(params["out_dir"]) / "checkpoint.pt"))
+            for done, _ in enumerate(epochs, 1):
+                if done == params["stop_after"]: break
         return []
     with RunFolder("simclr", params, SEEDED, launched) as run:
-        begun = Pretraining(params, run.accelerator)
+        begun = _Pretraining(params, run.accelerator)
         run.claim(begun.model, **begun.began_with)
-        if broadcast_from_rank_0(run.finished, run.accelerator.device): return run.history
+        if broadcast_object_list([run.finished])[0]: return run.history
         run.describe(begun.data.skipped, begun.data.notes)
         run.fit(begun.epochs(run.state))
         save_encoder(begun.model.encoder, run.folder / "encoder.safetensors")
         learnt_from = known_images(begun.data, np.r_[begun.part.train, begun.part.val])
         save_known(learnt_from, run.folder / "learnt_from.safetensors")
         if run.stopped: return run.pause()
-        last = {name: value for row in run.history[-1:] for name, value in row.items()
-                if name not in ("epoch", "images_per_second")}
-        accuracies = classify(begun.model.encoder, begun.images, begun.data.labels, begun.train, begun.held_out,
-                              run.accelerator, probe=True)
-        run.finish({**last, **accuracies, "epochs": params["epochs"], "n_train": len(begun.train),
-                    "n_val": len(begun.held_out), "n_left_out": len(begun.part.test)})
+        last = run.history[-1] if run.history else {}
+        last = {name: value for name, value in last.items() if name not in ("epoch", "images_per_second")}
+        accuracies = classify(begun.model.encoder, *begun.monitored, run.accelerator, probe=True)
+        run.finish({**last, **accuracies, "epochs": params["epochs"], "n_train": len(begun.part.train),
+                    "n_val": len(begun.part.val), "n_left_out": len(begun.part.test)})
     return run.history
 
 # %% ../nbs/2_simclr.ipynb #18f1b0e3

@@ -28,18 +28,11 @@ NONE_LEFT = ("consistency learns from images without labels, and label_ratio={} 
              "take a smaller label_ratio, or consistency=0.")
 
 
-def without_labels(
-    data: ImageData,
-    label_ratio: float,  # as for `split_data`, as is the rest
-    split: str = "random",
-    split_seed: int = 0,
-    label_seed: int = 0,
-) -> np.ndarray:  # (M,), indices, sorted
-    "Return the development images whose labels a run does not use; raise `ValueError` where it uses all."
-    everything = split_data(data, 0.8, split, split_seed)
+def without_labels(data: ImageData, label_ratio: float, split: str = "random", split_seed: int = 0, label_seed: int = 0):
+    "Return indices of the development images whose labels a run does not use; raise `ValueError` if there are none."
+    development = split_data(data, 0.8, split, split_seed)
     labelled = split_data(data, label_ratio, split, split_seed, label_seed)
-    development = np.r_[everything.train, everything.val]
-    unlabelled = np.setdiff1d(development, np.r_[labelled.train, labelled.val])
+    unlabelled = np.setdiff1d(np.r_[development.train, development.val], np.r_[labelled.train, labelled.val])
     if not len(unlabelled): raise ValueError(NONE_LEFT.format(label_ratio))
     return unlabelled
 
@@ -53,9 +46,7 @@ def check_consistency(weight: float, label_ratio: float):
 SURE = 0.9
 
 
-def sure_targets(
-    logits: torch.Tensor,  # (N, C, S, S), of plain views
-) -> torch.Tensor:  # (N, 1, S, S), int64, as `make_targets` gives
+def sure_targets(logits: torch.Tensor) -> torch.Tensor:  # (N, C, S, S) → (N, 1, S, S), int64, as `make_targets` gives
     "Return what each pixel is called where that is sure, and `IGNORED` elsewhere."
     probability = probabilities(logits)
     called = decide_classes(probability).long().unsqueeze(1)
@@ -81,16 +72,9 @@ DECAY = 0.95  # of the teacher, once its average is exponential
 class Consistency:
     "The images without labels, the teacher, and what is asked of the model on them."
 
-    def __init__(
-        self,
-        model: nn.Module,  # on the accelerator's device, as it begins
-        images: torch.Tensor,  # (N, 3, S, S), uint8
-        unlabelled: torch.Tensor,  # which of them have no label, (M,)
-        steps: int,  # of the whole run
-        params: dict,  # `consistency`, the weight of this loss, and `seed`
-        accelerator,
-    ):
-        self.model = model
+    def __init__(self, model: nn.Module, images: torch.Tensor, unlabelled: torch.Tensor, steps: int, params: dict,
+                 accelerator):  # (N, 3, S, S), uint8, and which of them have no label; steps of the whole run
+        self.model = model  # on the accelerator's device, as it begins
         self.images = images
         self.unlabelled = unlabelled
         self.steps = steps

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -47,17 +48,13 @@ def check_encoder(encoder_name: str):
                      "of segmentation-models-pytorch.")
 
 
-def make_encoder(
-    encoder_name: str,  # any encoder of smp
-) -> tuple[nn.Module, int]:  # the encoder, which gives (N, features), and how many features
+def make_encoder(encoder_name: str) -> tuple[nn.Module, int]:  # the encoder, which gives (N, features); how many
     "Return an encoder of smp with random weights."
     from segmentation_models_pytorch.encoders import get_encoder  # here, as it takes longer to import than all the rest
 
-    def average(encoder, images, maps): return nn.functional.adaptive_avg_pool2d(maps[-1], 1).flatten(1)
-
     check_encoder(encoder_name)
     encoder = get_encoder(encoder_name, weights=None)
-    encoder.register_forward_hook(average)
+    encoder.register_forward_hook(lambda encoder, images, maps: F.adaptive_avg_pool2d(maps[-1], 1).flatten(1))
     return encoder, encoder.out_channels[-1]
 
 # %% ../../nbs/learning/encoders.ipynb #b5f47d05
@@ -67,14 +64,11 @@ def save_encoder(encoder: nn.Module, path: str | Path) -> Path:
     return write_atomic(path, lambda p: save_file(state, p))
 
 
-def encoder_file(
-    path: str | Path,  # a file of weights, or the folder that 2_simclr or 3_unet wrote
-) -> Path:
+def encoder_file(path: str | Path) -> Path:  # a file of weights, or the folder that 2_simclr or 3_unet wrote
     "Return the file of a pretrained encoder; raise `FileNotFoundError` where there is none."
     path = resolve_path(path)
-    for name in ("encoder.safetensors", "model.safetensors"):
-        if (path / name).is_file(): return path / name
-    if path.is_file(): return path
+    for file in (path / "encoder.safetensors", path / "model.safetensors", path):
+        if file.is_file(): return file
     if path.is_dir(): raise FileNotFoundError(f"The folder {path} holds no pretrained encoder, as neither "
                                               "encoder.safetensors nor model.safetensors is there; name the file.")
     raise FileNotFoundError(f"There is no pretrained encoder at {path}; "
@@ -88,11 +82,14 @@ OTHER_FILES = {  # how a file begins → what it is, what to do
     b"BZh": "a bzip2 archive; unpack it",
     b"\xfd7zXZ": "an xz archive; unpack it",
 }
+HARMLESS = [  # what training scripts keep beside weights, and what cannot run anything: options, and NumPy's numbers
+    argparse.Namespace, np.dtype, type(np.dtype("float64")), type(np.dtype("float32")), type(np.dtype("int64")),
+    np._core.multiarray.scalar, (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+]
 
 
-def _other_file(path: Path) -> str:
-    "Return what a file is that cannot hold weights, and what to do; nothing for one that may."
-    with path.open("rb") as file: head = file.read(1000)
+def _other_file(head: bytes) -> str:
+    "Return what a file is that cannot hold weights, and what to do, from its first bytes; nothing for one that may."
     text = head.strip(b"\xef\xbb\xbf \t\r\n")
     if not text: return "an empty file; copy it again"
     for begin, found in OTHER_FILES.items():
@@ -105,42 +102,30 @@ def _other_file(path: Path) -> str:
     if text.isascii() and b"\x00" not in text: return f"a text file ({text.decode()[:40]!r}); download the file again"
     return "no file of weights, neither safetensors nor one of torch.save"
 
-# %% ../../nbs/learning/encoders.ipynb #6f3e8aea
-HARMLESS = [  # what training scripts keep beside weights, and what cannot run anything: options, and NumPy's numbers
-    argparse.Namespace, np.dtype, type(np.dtype("float64")), type(np.dtype("float32")), type(np.dtype("int64")),
-    np._core.multiarray.scalar, (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-]
-
-
-def _tensors(value, name: str = "") -> dict[str, torch.Tensor]:
-    "Return all tensors of nested dictionaries, by their path."
-    if isinstance(value, torch.Tensor): return {name: value}
-    found = {}
-    for key, part in value.items() if isinstance(value, dict) else []:
-        found |= _tensors(part, f"{name}.{key}" if name else str(key))
-    return found
-
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     "Return the tensors of a file by name; raise `ValueError` where it holds anything else, or is damaged."
-    other = _other_file(path)
+    with path.open("rb") as file: head = file.read(1000)
+    other = _other_file(head)
     if other: raise ValueError(f"{path} is {other}.")
     try:
         with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
-            safe = file.read(9)[8:] == b"{"  # not by its name, whose ending torch believes
-            file.seek(0)
             with torch.serialization.safe_globals(HARMLESS):
-                held = load_file(path) if safe else torch.load(file, map_location="cpu", weights_only=True)
+                if head[8:9] == b"{": held = load_file(path)  # not by its name, whose ending torch believes
+                else: held = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # each way a file can be damaged has a class of its own
         code = re.search(r"GLOBAL `?([\w.]+)|(TorchScript)", str(error))
-        if code:
-            sentence = (f"{path} holds Python objects besides weights ({code[1] or code[2]}), which could run code and "
-                        "are not opened; save its state_dict alone, as safetensors or with torch.save.")
-            raise ValueError(sentence) from error
         reason = re.split(r"\. |\n", str(error))[0]
         if not reason or reason.startswith("Weights only"): reason = type(error).__name__
-        raise ValueError(f"{path} cannot be read as weights ({reason}); it may be cut off: copy it again.") from error
-    tensors = _tensors(held)
+        wrong = f"cannot be read as weights ({reason}); it may be cut off: copy it again."
+        if code: wrong = (f"holds Python objects besides weights ({code[1] or code[2]}), which could run code and are "
+                          "not opened; save its state_dict alone, as safetensors or with torch.save.")
+        raise ValueError(f"{path} {wrong}") from error
+    tensors = {}
+    parts = [("", held)]
+    for name, part in parts:  # which grows
+        if isinstance(part, torch.Tensor): tensors[name] = part
+        elif isinstance(part, dict): parts += [(f"{name}.{key}".lstrip("."), value) for key, value in part.items()]
     if not tensors: raise ValueError(f"{path} holds no tensors; give a file with a state_dict in it.")
     return tensors
 
@@ -161,20 +146,17 @@ LESS_WANTED = ("encoder_k", "momentum", "target", "student")  # the other encode
 COUNTER = "num_batches_tracked"
 
 
-def _encoders_within(
-    tensors: dict[str, torch.Tensor],
-    encoder: nn.Module,
-) -> list[tuple[str, dict, dict]]:  # beginning, tensors by the encoder's key where it has one, what is wrong → keys
-    "Return where a file may hold such an encoder, and what does not fit; the best place first."
+def _encoders_within(tensors: dict[str, torch.Tensor], encoder: nn.Module) -> list[tuple[str, dict, dict]]:
+    "Return places, the best first: a beginning, tensors by the encoder's key if they have one, what is wrong → keys."
     wanted = encoder.state_dict()
     found = []
     for way in _spellings(encoder):
         first = next(iter(way))
         parts = {name.partition(".")[0] for name in way}
         for start in [name.removesuffix(first) for name in tensors if f".{name}".endswith(f".{first}")]:
-            inside = [name.removeprefix(start) for name in tensors if name.startswith(start)]
-            inside = [name for name in inside if name.partition(".")[0] in parts]
-            saved = {way.get(name, start + name): tensors[start + name] for name in inside}
+            inside = {name.removeprefix(start): tensors[name] for name in tensors if name.startswith(start)}
+            inside = {name: inside[name] for name in inside if name.partition(".")[0] in parts}
+            saved = {way.get(name, start + name): value for name, value in inside.items()}
             wrong = {
                 "tensors are missing": [key for key in wanted if key not in saved and not key.endswith(COUNTER)],
                 "are unknown": [key for key in saved if key not in wanted],
@@ -182,22 +164,15 @@ def _encoders_within(
                     f"{key}, {tuple(saved[key].shape)} where {tuple(wanted[key].shape)} is wanted"
                     for key in wanted if key in saved and saved[key].shape != wanted[key].shape],
             }
-            found.append((start, saved, {words: keys for words, keys in wrong.items() if keys}))
-
-    def badness(place):
-        start, _, wrong = place
-        return sum(len(keys) for keys in wrong.values()), any(word in start for word in LESS_WANTED)
-
-    return sorted(found, key=badness)
+            badness = (sum(map(len, wrong.values())), any(word in start for word in LESS_WANTED))
+            found.append((badness, (start, saved, {words: keys for words, keys in wrong.items() if keys})))
+    return [place for _, place in sorted(found, key=lambda each: each[0])]
 
 # %% ../../nbs/learning/encoders.ipynb #55f2e353
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def check_weights(
-    tensors: dict[str, torch.Tensor],  # of one encoder or model, by name
-    path: Path,  # their file, for the message
-):
+def check_weights(tensors: dict[str, torch.Tensor], path: Path):  # of one encoder or model; their file, for the message
     "Raise `ValueError` for weights that no training leaves behind."
     def refuse(name, wrong):
         raise ValueError(f"{path} holds no trained weights: {name} {wrong}; copy it again, or take another file.")
@@ -211,43 +186,36 @@ def check_weights(
         if name.endswith("running_var") and values.min() < 0: refuse(name, "has negative variances")
         if values.ndim == 4 and values[0, 0].numel() > 1 and values.min() == values.max():
             refuse(name, f"is {abs(values.max()):g} throughout")
-    variances = {name: tensor for name, tensor in tensors.items() if name.endswith("running_var")}
-    if variances and not any(tensor.any() for tensor in variances.values()):
-        refuse(next(iter(variances)), "and all other variances are zero")
+    variances = [name for name in tensors if name.endswith("running_var")]
+    if variances and not any(tensors[name].any() for name in variances):
+        refuse(variances[0], "and all other variances are zero")
 
 # %% ../../nbs/learning/encoders.ipynb #1a7209dc
 OFTEN = [*RESNETS, "resnext50_32x4d", "mobilenet_v2", "densenet121", "efficientnet-b0", "timm-efficientnet-b0",
          "tu-tf_efficientnet_lite0", "timm-tf_efficientnet_lite0"]  # tried where a file does not fit
 
 
-def _fitting_name(tensors: dict[str, torch.Tensor]) -> str:
-    "Return as a remedy which encoder a file holds; its tensors are only measured."
+def load_encoder(encoder: nn.Module, path: str | Path):  # filled in place; path: as for `encoder_file`
+    "Load a pretrained encoder, every weight and batch-norm statistic; raise `ValueError` when one does not arrive."
     from segmentation_models_pytorch.encoders import get_encoder
 
-    for name in OFTEN:
-        with torch.device("meta"): encoder = get_encoder(name, weights=None)
-        places = _encoders_within(tensors, encoder)
-        if places and not places[0][2]: return f"set encoder_name={name}, which it fits"
-    return "give the weights of such an encoder, its stem for three colours as in smp"
-
-
-def load_encoder(
-    encoder: nn.Module,  # filled in place
-    path: str | Path,  # as for `encoder_file`
-):
-    "Load a pretrained encoder, every weight and batch-norm statistic; raise `ValueError` when one does not arrive."
     path = encoder_file(path)
     check_made(path)
     tensors = read_weights(path)
     places = _encoders_within(tensors, encoder)
-    sentence = ""
-    if not places:
+    if not places or places[0][2]:
+        remedy = "give the weights of such an encoder, its stem for three colours as in smp"
+        for name in OFTEN:
+            with torch.device("meta"): other = get_encoder(name, weights=None)  # tensors are only measured
+            if not any(not wrong for _, _, wrong in _encoders_within(tensors, other)): continue
+            remedy = f"set encoder_name={name}, which it fits"
+            break
         sentence = (f"holds no such encoder: of its keys ({', '.join(list(tensors)[:2])}, …) none ends in "
                     f"{next(iter(_spellings(encoder)[0]))}")
-    elif places[0][2]:
-        wrong = [f"{len(keys)} {words}, such as {keys[0]}" for words, keys in places[0][2].items()]
-        sentence = f"does not fit this encoder: {'; '.join(wrong)}"
-    if sentence: raise ValueError(f"{path} {sentence}. Remedy: {_fitting_name(tensors)}.")
+        if places:
+            wrong = [f"{len(keys)} {words}, such as {keys[0]}" for words, keys in places[0][2].items()]
+            sentence = f"does not fit this encoder: {'; '.join(wrong)}"
+        raise ValueError(f"{path} {sentence}. Remedy: {remedy}.")
     saved = places[0][1]
     check_weights(saved, path)
     fitting = [start.rstrip(".") or "one without a prefix" for start, _, wrong in places if not wrong]
@@ -256,11 +224,7 @@ def load_encoder(
     nn.Module.load_state_dict(encoder, {**counters, **saved})  # smp's own leaves out or renames some
 
 
-def start_from(
-    encoder: nn.Module,  # filled in place
-    start: str,  # scratch, imagenet, or as for `encoder_file`
-    encoder_name: str,  # as for `make_encoder`
-):
+def start_from(encoder: nn.Module, start: str, encoder_name: str):  # start: scratch, imagenet, or as for `encoder_file`
     "Set an encoder to what it begins with; raise `FileNotFoundError` for weights that cannot be downloaded."
     from segmentation_models_pytorch.encoders import get_encoder
 
