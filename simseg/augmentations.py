@@ -34,12 +34,8 @@ def normalise(images: torch.Tensor, layout: torch.memory_format = torch.channels
     return (shares - mean).div_(std).contiguous(memory_format=layout)  # last: whole planes are faster to work on
 
 # %% ../nbs/1_augmentations.ipynb #ca6ed6c4
-def resized_crop(
-    images: torch.Tensor,  # (N, C, S, S)
-    box: torch.Tensor,  # (N, 4), the crop's first row, first column, height and width, at most S
-    flip: torch.Tensor,  # (N,), bool: mirror it
-) -> torch.Tensor:  # (N, C, S, S), float, on the images' scale
-    "Return each image cropped, resized and mirrored, as torchvision's `resized_crop` gives it."
+def resized_crop(images: torch.Tensor, box: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:  # (N, 4); (N,), bool
+    "Return each image cropped, resized and mirrored, float, as torchvision's `resized_crop` gives it."
     size = images.shape[-1]
     top, left, height, width = box.split(1, 1)
     share = ((torch.arange(size, device=images.device) + 0.5) / size).expand(len(images), -1)
@@ -131,13 +127,10 @@ def jitter_colour(
 
 # %% ../nbs/1_augmentations.ipynb #61099f7b
 def draw_views(
-    n: int,
-    size: int,  # pixels, of a side
+    n: int, size: int,  # pixels, of a side
     generator: torch.Generator,  # on the device that will make the views
     jitter_strength: float = 1.0,  # s of the colour jitter; SimCLR, appendix A: 1.0 on ImageNet, 0.5 on CIFAR-10
-    blur: bool = True,  # blur half of the views; SimCLR, appendix A
-    min_scale: float = 0.08,  # smallest crop, as a share of the area
-    grey_probability: float = 0.2,  # SimCLR, appendix A
+    blur: bool = True, min_scale: float = 0.08, grey_probability: float = 0.2,  # blur half of the views; appendix A
 ) -> dict:  # name → (N, …): arguments of `resized_crop` and `jitter_colour`, "coloured", and "sigma" of the blur
     "Draw the parameters of n views."
     def uniform(*shape): return torch.rand(shape, generator=generator, device=generator.device)
@@ -167,8 +160,7 @@ def draw_views(
 
 # %% ../nbs/1_augmentations.ipynb #e80591b3
 def make_views(
-    images: torch.Tensor,  # (N, 3, S, S), uint8
-    drawn: dict,  # as `draw_views` gives
+    images: torch.Tensor, drawn: dict,  # (N, 3, S, S), uint8; as `draw_views` gives
     jitter=jitter_colour,  # or the same, compiled
     scaled: bool = False,  # normalised, and channels_last
 ) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1], or scaled
@@ -194,7 +186,7 @@ def make_views(
     return out
 
 
-def random_views(images: torch.Tensor, generator: torch.Generator, **views) -> torch.Tensor:  # uint8 → float32 in [0, 1]
+def random_views(images: torch.Tensor, generator: torch.Generator, **views) -> torch.Tensor:  # uint8 → float, 0 to 1
     "Return one random view of each image, (N, 3, S, S), with parameters of its own, drawn as `draw_views` does."
     return make_views(images, draw_views(len(images), images.shape[-1], generator, **views))
 

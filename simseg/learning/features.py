@@ -18,8 +18,8 @@ from ..augmentations import normalise
 def encode(encoder: nn.Module, images: torch.Tensor, indices: torch.Tensor, device: torch.device) -> np.ndarray:
     "Return features, (M, D), float32, of M of the images, (N, 3, S, S), uint8, not augmented, in evaluation mode."
     encoder.eval()
-    batches = indices.split(256)
-    return torch.cat([encoder(normalise(take(images, batch, device))).float().cpu() for batch in batches]).numpy()
+    features = [encoder(normalise(take(images, batch, device))).float().cpu() for batch in indices.split(256)]
+    return torch.cat(features).numpy()
 
 # %% ../../nbs/learning/features.ipynb #e61e7944
 def geometry(first: torch.Tensor, second: torch.Tensor) -> dict:  # (N, D), normalised, of the first and second views
@@ -36,8 +36,7 @@ BANK = 5000  # training images that classifiers learn from: enough to compare ep
 
 def classify(
     encoder: nn.Module, images: torch.Tensor, labels: np.ndarray,  # (N, 3, S, S), uint8; (N,)
-    train: torch.Tensor, held_out: torch.Tensor,  # indices, shuffled, the first `BANK` to learn from; to classify
-    accelerator,
+    train: torch.Tensor, held_out: torch.Tensor, accelerator,  # indices, shuffled: the first `BANK` are learnt from
     probe: bool = False,  # the linear probe too
 ) -> dict:  # knn_accuracy and linear_probe_accuracy; empty without labels or images held out
     "Return the accuracy of classifiers on an encoder's features."

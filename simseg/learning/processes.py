@@ -26,19 +26,15 @@ def gather_views(z: torch.Tensor) -> torch.Tensor:  # (n, D), of this process â†
     return torch.cat(torch.distributed.nn.functional.all_gather(z.float().contiguous()))
 
 # %% ../../nbs/learning/processes.ipynb #0a6a13c2
-def _mean_of_all(x): return torch.distributed.nn.functional.all_reduce(x) / _processes()  # with gradients
-
-
 class SharedBatchNorm2d(nn.BatchNorm2d):
     "Batch norm over the parts of a batch that several processes hold, each equally many."
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (n, C, H, W), shape and dtype stay
-        "Normalise by mean and variance of the whole batch; in evaluation mode, as usual."
         if not self.training: return super().forward(x)
         wide = x.float()
-        mean = _mean_of_all(wide.mean((0, 2, 3)))
+        mean = torch.distributed.nn.functional.all_reduce(wide.mean((0, 2, 3))) / _processes()
         centred = wide - mean.view(1, -1, 1, 1)
-        variance = _mean_of_all(centred.square().mean((0, 2, 3)))
+        variance = torch.distributed.nn.functional.all_reduce(centred.square().mean((0, 2, 3))) / _processes()
         with torch.no_grad():
             n = _processes() * x.numel() / x.shape[1]
             self.running_mean.lerp_(mean, self.momentum)
@@ -54,19 +50,14 @@ class SharedDropPath(nn.Module):
     "Stochastic depth of a batch that several processes hold, of each image's two views equally many."
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (2n, â€¦), first views, then second ones; shape and dtype stay
-        "Scale or drop each image's path as one process would; in evaluation mode, none."
         if not self.training: return x
         ones = x.new_ones(_processes() * len(x), *[1] * (x.ndim - 1))
         kept = super().forward(ones).view(2, _processes(), len(x) // 2, *ones.shape[1:])
         return x * kept[:, torch.distributed.get_rank()].flatten(0, 1)
 
 
-def share_batch_norm(
-    model: nn.Module,  # on the CPU, changed in place; its weights and their names stay
-    device: torch.device,  # where it is to be trained
-    image_size: int = 64,  # pixels, of a side
-) -> nn.Module:  # `model`
-    "Let batch norm and stochastic depth see the whole batch, where several processes share it."
+def share_batch_norm(model: nn.Module, device: torch.device, image_size: int = 64) -> nn.Module:  # trained there
+    "Return a model on the CPU, whose batch norm and stochastic depth now see the whole batch that processes share."
     from timm.layers import DropPath, convert_sync_batchnorm
 
     if _processes() == 1: return model
