@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'dataset', 'data_root', 'image_size', 'jitter_strength', 'blur', 'seed', 'overwrite',
-           'out_dir', 'normalise', 'resized_crop', 'random_crops', 'blur_kernel', 'gaussian_blur', 'colour_matrix',
-           'apply_colour', 'turn_hue', 'jitter_colour', 'draw_views', 'apply_views', 'make_views', 'random_views',
-           'two_views', 'random_pairs', 'run_augmentations']
+           'out_dir', 'normalise', 'resized_crop', 'gaussian_blur', 'jitter_colour', 'draw_views', 'make_views',
+           'random_views', 'two_views', 'random_pairs', 'run_augmentations']
 
 # %% ../nbs/1_augmentations.ipynb #2b95475d
 import math
@@ -26,91 +25,40 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def _scale(images):
-    "Return images as `normalise` does, but plane by plane."
+def normalise(images: torch.Tensor, layout: torch.memory_format = torch.channels_last) -> torch.Tensor:
+    "Return images, (N, 3, H, W), uint8 or float in [0, 1], scaled as every model's input is, float32."
     mean, std = [torch.stack([torch.full((), value, device=images.device) for value in values]).view(3, 1, 1)
                  for values in (IMAGENET_MEAN, IMAGENET_STD)]  # filled there: a copy would make a GPU wait
-    if images.is_floating_point(): return (images - mean).div_(std)
-    return images.float().div_(255).sub_(mean).div_(std)
-
-
-def normalise(
-    images: torch.Tensor,  # (N, 3, H, W), uint8, or float in [0, 1]
-) -> torch.Tensor:  # (N, 3, H, W), float32, channels_last
-    "Return images scaled as every model's input is."
-    return _scale(images).contiguous(memory_format=torch.channels_last)  # last: whole planes are faster to work on
+    shares = images if images.is_floating_point() else images.float().div_(255)
+    return (shares - mean).div_(std).contiguous(memory_format=layout)  # last: whole planes are faster to work on
 
 # %% ../nbs/1_augmentations.ipynb #ca6ed6c4
-def resized_crop(
-    images: torch.Tensor,  # (N, C, S, S)
-    top: torch.Tensor,  # (N,), first row of the crop
-    left: torch.Tensor,  # (N,), first column
-    height: torch.Tensor,  # (N,), rows of the crop, at most S
-    width: torch.Tensor,  # (N,), columns, at most S
-    flip: torch.Tensor,  # (N,), bool: mirror it
-) -> torch.Tensor:  # (N, C, S, S), float, on the images' scale
-    "Return each image cropped, resized and mirrored, as torchvision's `resized_crop` gives it."
+def resized_crop(images: torch.Tensor, box: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:  # (N, 4); (N,), bool
+    "Return each image cropped, resized and mirrored, float, as torchvision's `resized_crop` gives it."
     size = images.shape[-1]
+    top, left, height, width = box.split(1, 1)
     share = ((torch.arange(size, device=images.device) + 0.5) / size).expand(len(images), -1)
-    mirrored = torch.where(flip.view(-1, 1), 1 - share, share)
+    mirrored = torch.where(flip[:, None], 1 - share, share)
     places = []
     for start, length, at in ((top, height, share), (left, width, mirrored)):
-        within = (length.view(-1, 1) * at - 0.5).clamp_min(0).minimum(length.view(-1, 1) - 1)
-        places.append(2 * (start.view(-1, 1) + within) / (size - 1) - 1)  # from -1, the first pixel, to 1, the last
+        within = (length * at - 0.5).clamp_min(0).minimum(length - 1)
+        places.append(2 * (start + within) / (size - 1) - 1)  # from -1, the first pixel, to 1, the last
     y, x = places
-    grid = torch.stack([x.unsqueeze(1).expand(-1, size, -1), y.unsqueeze(2).expand(-1, -1, size)], 3)
+    grid = torch.stack([x[:, None].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], 3)
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=True)
 
-# %% ../nbs/1_augmentations.ipynb #36f7a04b
-def _uniform(generator: torch.Generator, *shape: int) -> torch.Tensor:
-    "Return random numbers in [0, 1), on the generator's device."
-    return torch.rand(shape, generator=generator, device=generator.device)
-
-
-def random_crops(
-    n: int,
-    size: int,  # pixels, of the square images' side
-    min_scale: float,  # smallest share of the area; SimCLR: 0.08
-    generator: torch.Generator,
-):  # top, left, height, width: (N,) each, in pixels
-    "Return a crop box for each image, as torchvision's `RandomResizedCrop` draws it."
-    area = (min_scale + (1 - min_scale) * _uniform(generator, n, 10)) * size * size
-    ratio = torch.exp((2 * _uniform(generator, n, 10) - 1) * math.log(4 / 3))
-    height = (area / ratio).sqrt().round()
-    width = (area * ratio).sqrt().round()
-    fits = (height >= 1) & (height <= size) & (width >= 1) & (width <= size)
-    first = fits.int().argmax(1, keepdim=True)
-    whole = ~fits.any(1)
-    height = height.gather(1, first).squeeze(1).masked_fill(whole, size)
-    width = width.gather(1, first).squeeze(1).masked_fill(whole, size)
-    top = (_uniform(generator, n) * (size - height + 1)).floor()
-    left = (_uniform(generator, n) * (size - width + 1)).floor()
-    return top, left, height, width
-
 # %% ../nbs/1_augmentations.ipynb #0aee6a9a
-def blur_kernel(
-    sigma: torch.Tensor,  # (N,), pixels; 0 leaves an image as it is
-    size: int,  # pixels, of the images' side
-) -> torch.Tensor:  # (N, 2 R + 1), R at most size // 20; rows sum to 1
-    "Return the weights of a Gaussian blur, as torchvision's `gaussian_blur` has them."
+def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:  # (N, 3, S, S), float; (N,), pixels, or 0
+    "Return each image blurred by a σ of its own, as torchvision's `gaussian_blur` does with a tenth of the image."
+    n, channels, size = images.shape[:3]
     radius = size // 20
     # A GPU would have to stop and tell the host how wide the widest is.
     if sigma.device.type == "cpu": radius = min(radius, math.ceil(4.5 * sigma.max()))
     distance = torch.arange(-radius, radius + 1, device=sigma.device)
-    weight = torch.exp(-0.5 * (distance / sigma.clamp_min(1e-3).unsqueeze(1)) ** 2)
-    return weight / weight.sum(1, keepdim=True)
-
-
-def gaussian_blur(
-    images: torch.Tensor,  # (N, 3, S, S), float
-    kernel: torch.Tensor,  # (N, 2 R + 1), as `blur_kernel` gives
-) -> torch.Tensor:  # (N, 3, S, S)
-    "Return each image blurred with a kernel of its own, along rows and columns."
-    n, channels, size = images.shape[:3]
-    taps = kernel.shape[1]
-    radius = taps // 2
+    kernel = torch.exp(-0.5 * (distance / sigma.clamp_min(1e-3).unsqueeze(1)) ** 2)
+    kernel = kernel / kernel.sum(1, keepdim=True)
     block = 16  # pixels; the fastest of 8, 16, 32 and 64 on a CPU
-    strip = block + taps - 1  # pixels that a block reads
+    strip = block + 2 * radius  # pixels that a block reads
     rows = F.pad(kernel, (0, block)).unsqueeze(1).expand(n, block, -1)
     matrix = rows.flatten(1)[:, :block * strip].view(n, block, strip)
     rest = -size % block
@@ -120,49 +68,27 @@ def gaussian_blur(
     return across.view(n, channels, size + rest, size + rest)[:, :, :size, :size]
 
 # %% ../nbs/1_augmentations.ipynb #6d9e78aa
-_GREY = (0.2989, 0.587, 0.114)  # torchvision's weights
-
-
-def colour_matrix(
-    kind: torch.Tensor,  # (N, K), the steps in order: 0 brightness, 1 contrast, 2 saturation; others change nothing
-    factor: torch.Tensor,  # (N, K), 1 leaves as it is; a saturation of 0 is greyscale
-    mean: torch.Tensor,  # (N, 3), mean colour before the first step
-) -> torch.Tensor:  # (N, 3, 4), acting on (r, g, b, 1)
-    "Return the matrix of steps that blend with black, with the image's mean grey, or with the pixel's own grey."
+def _mix_colours(images, kind, factor):
+    "Return images after K steps: (N, K), 0 brightness, 1 contrast, 2 saturation, others change nothing; and factors."
     factor = factor.masked_fill(kind > 2, 1)
     to_mean = (1 - factor) * (kind == 1)
     to_grey = (1 - factor) * (kind == 2)
-    matrix = torch.eye(3, 4, device=mean.device)
-    mean = F.pad(mean, (0, 1), value=1)
+    matrix = torch.eye(3, 4, device=images.device)
+    mean = F.pad(images.mean((2, 3)), (0, 1), value=1)
+    weights = (0.2989, 0.587, 0.114)  # torchvision's, of grey
     for step in range(kind.shape[1]):
-        grey = sum(weight * row for weight, row in zip(_GREY, matrix.unbind(-2)))  # (N, 4): what makes each pixel's
+        grey = sum(weight * row for weight, row in zip(weights, matrix.unbind(-2)))  # (N, 4): what makes each pixel's
         of_mean = F.pad((grey * mean).sum(1, keepdim=True), (3, 0))
         blended = to_grey[:, step, None] * grey + to_mean[:, step, None] * of_mean
         matrix = factor[:, step, None, None] * matrix + blended.unsqueeze(1)
-    return matrix
+    if torch.compiler.is_compiling():  # written out, it is compiled to one pass with its neighbours
+        red, green, blue, constant = matrix[..., None, None].unbind(2)
+        return (red * images[:, :1] + green * images[:, 1:2] + blue * images[:, 2:] + constant).clamp_(0, 1)
+    return torch.baddbmm(matrix[:, :, 3:], matrix[:, :, :3], images.flatten(2)).view_as(images).clamp_(0, 1)
 
 
-def apply_colour(
-    images: torch.Tensor,  # (N, 3, H, W), float
-    matrix: torch.Tensor,  # (N, 3, 4), acting on (r, g, b, 1)
-) -> torch.Tensor:  # (N, 3, H, W), not clamped
-    "Return the images with their channels mixed."
-    if not torch.compiler.is_compiling():
-        return torch.baddbmm(matrix[:, :, 3:], matrix[:, :, :3], images.flatten(2)).view_as(images)
-    # Written out, it is compiled to one pass with its neighbours.
-    red, green, blue, constant = matrix[..., None, None].unbind(2)
-    return red * images[:, :1] + green * images[:, 1:2] + blue * images[:, 2:] + constant
-
-# %% ../nbs/1_augmentations.ipynb #61099f7b
-# A channel's share of the chroma at a hue, in sixths of the circle: sign · |hue − centre| + offset, in [0, 1].
-_WHEEL = ((3, 1, -1), (2, -1, 2), (4, -1, 2))  # centre, sign, offset
-
-
-def turn_hue(
-    images: torch.Tensor,  # (N, 3, H, W), float in [0, 1]
-    turn: torch.Tensor,  # (N,), shares of a full circle
-) -> torch.Tensor:  # (N, 3, H, W)
-    "Return each image with its hue turned, as torchvision's `adjust_hue` gives it."
+def _turn_hue(images, turn):
+    "Return images in [0, 1] with their hue turned by shares of a circle, (N,), as torchvision's `adjust_hue` does."
     red, green, blue = images.unbind(1)
     # Sorted into the largest, middle and smallest channel, by sums: torch.where and % take a CPU ten times as long.
     more = green.maximum(blue)
@@ -176,90 +102,80 @@ def turn_hue(
     sextant = turned * (12 * swapped - 2) - 6 * swapped
     hue = (middle - less).div_(chroma.clamp_min(1e-6)).add_(sextant).abs_().add_(6 * turn.view(-1, 1, 1))
     hue -= (hue / 6).floor_().mul_(6)
-    shares = [(hue - centre).abs_().mul_(sign).add_(offset).clamp_(0, 1) for centre, sign, offset in _WHEEL]
+    # A channel's share of the chroma at a hue, in sixths of the circle: sign · |hue − centre| + offset, in [0, 1].
+    wheel = ((3, 1, -1), (2, -1, 2), (4, -1, 2))  # centre, sign, offset
+    shares = [(hue - centre).abs_().mul_(sign).add_(offset).clamp_(0, 1) for centre, sign, offset in wheel]
     return torch.stack([share.mul_(chroma).add_(low) for share in shares], 1)
 
-# %% ../nbs/1_augmentations.ipynb #9611faef
+
 def jitter_colour(
     images: torch.Tensor,  # (N, 3, H, W), float in [0, 1]
     order: torch.Tensor,  # (N, 4), a permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue
-    factors: torch.Tensor,  # (3, N), of brightness, contrast and saturation; 1 leaves as it is
+    factors: torch.Tensor,  # (N, 3), of brightness, contrast and saturation; 1 leaves as it is
     turn: torch.Tensor,  # (N,), of the hue, shares of a full circle
     grey: torch.Tensor,  # (N,), bool: make grey at the end
 ) -> torch.Tensor:  # (N, 3, H, W), in [0, 1]
     "Return the images after colour jitter with given parameters, then greyscale."
     place = torch.arange(4, device=images.device)
     hue = (order == 3).int().argmax(1, keepdim=True)
-    factor = F.pad(factors.T, (0, 1), value=1).gather(1, order)
-    before = colour_matrix(order.masked_fill(place > hue, 3)[:, :3], factor[:, :3], images.mean((2, 3)))
-    turned = turn_hue(apply_colour(images, before).clamp_(0, 1), turn)
+    factor = F.pad(factors, (0, 1), value=1).gather(1, order)
+    turned = _turn_hue(_mix_colours(images, order.masked_fill(place > hue, 3)[:, :3], factor[:, :3]), turn)
     kind = F.pad(order.masked_fill(place < hue, 3), (0, 1), value=2)  # greyscale is a last step, of saturation 0
     factor = torch.cat([factor, (~grey).float().unsqueeze(1)], 1)
-    after = colour_matrix(kind[:, 1:], factor[:, 1:], turned.mean((2, 3)))
-    return apply_colour(turned, after).clamp_(0, 1)
+    return _mix_colours(turned, kind[:, 1:], factor[:, 1:])
 
-# %% ../nbs/1_augmentations.ipynb #5ffdcd2d
+# %% ../nbs/1_augmentations.ipynb #61099f7b
 def draw_views(
-    n: int,
-    size: int,  # pixels, of a side
+    n: int, size: int,  # pixels, of a side
     generator: torch.Generator,  # on the device that will make the views
     jitter_strength: float = 1.0,  # s of the colour jitter; SimCLR, appendix A: 1.0 on ImageNet, 0.5 on CIFAR-10
-    blur: bool = True,  # blur half of the views; SimCLR, appendix A
-    min_scale: float = 0.08,  # smallest crop, as a share of the area
-    grey_probability: float = 0.2,  # SimCLR, appendix A
+    blur: bool = True, min_scale: float = 0.08, grey_probability: float = 0.2,  # blur half of the views; appendix A
 ) -> dict:  # name → (N, …): arguments of `resized_crop` and `jitter_colour`, "coloured", and "sigma" of the blur
     "Draw the parameters of n views."
-    top, left, height, width = random_crops(n, size, min_scale, generator)
-    drawn = {"top": top, "left": left, "height": height, "width": width, "flip": _uniform(generator, n) < 0.5}
-    jittered = _uniform(generator, n) < 0.8
+    def uniform(*shape): return torch.rand(shape, generator=generator, device=generator.device)
+
+    area = (min_scale + (1 - min_scale) * uniform(n, 10)) * size * size
+    ratio = torch.exp((2 * uniform(n, 10) - 1) * math.log(4 / 3))
+    tried = torch.stack([area / ratio, area * ratio]).sqrt().round()  # (2, N, 10), heights and widths
+    fits = ((tried >= 1) & (tried <= size)).all(0)
+    first = fits.int().argmax(1, keepdim=True).expand(2, -1, -1)
+    height, width = tried.gather(2, first).masked_fill(~fits.any(1, keepdim=True), size)
+    top, left = [(uniform(n, 1) * (size - side + 1)).floor() for side in (height, width)]
+    drawn = {"box": torch.cat([top, left, height, width], 1), "flip": uniform(n) < 0.5}
+    jittered = uniform(n) < 0.8
     low = max(0.0, 1 - 0.8 * jitter_strength)
     high = 1 + 0.8 * jitter_strength
-    factors = low + (high - low) * _uniform(generator, 3, n)
-    turn = 0.2 * jitter_strength * (2 * _uniform(generator, n) - 1)
-    drawn["order"] = _uniform(generator, n, 4).argsort(1)
-    drawn["grey"] = _uniform(generator, n) < grey_probability
+    factors = low + (high - low) * uniform(3, n)
+    turn = 0.2 * jitter_strength * (2 * uniform(n) - 1)
+    drawn["order"] = uniform(n, 4).argsort(1)
+    drawn["grey"] = uniform(n) < grey_probability
     drawn["coloured"] = jittered | drawn["grey"]
     drawn["factors"] = torch.where(jittered, factors, 1.0).T
     drawn["turn"] = torch.where(jittered, turn, 0.0)
     if not blur: return drawn
-    blurred = _uniform(generator, n) < 0.5
-    sigma = 0.1 + 1.9 * _uniform(generator, n)
+    blurred = uniform(n) < 0.5
+    sigma = 0.1 + 1.9 * uniform(n)
     return drawn | {"sigma": torch.where(blurred, sigma, 0.0)}
-
-
-def _needed(some):
-    "Return whether a step cannot be left out; a GPU takes it always, since it would have to stop and tell the host."
-    return some.device.type != "cpu" or bool(some.any())
-
-
-def apply_views(
-    images: torch.Tensor,  # (N, 3, S, S), uint8
-    drawn: dict,  # as `draw_views` gives
-    jitter=jitter_colour,  # or the same, compiled
-) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1]
-    "Return the views with those parameters; a step that no image of the batch takes is left out."
-    views = resized_crop(images, drawn["top"], drawn["left"], drawn["height"], drawn["width"], drawn["flip"]).div_(255)
-    if _needed(drawn["coloured"]):
-        views = jitter(views, drawn["order"], drawn["factors"].T, drawn["turn"], drawn["grey"])
-    if "sigma" not in drawn or not _needed(drawn["sigma"]): return views
-    return gaussian_blur(views, blur_kernel(drawn["sigma"], images.shape[-1]))
 
 # %% ../nbs/1_augmentations.ipynb #e80591b3
 def make_views(
-    images: torch.Tensor,  # (N, 3, S, S), uint8
-    drawn: dict,  # as `draw_views` gives
+    images: torch.Tensor, drawn: dict,  # (N, 3, S, S), uint8; as `draw_views` gives
     jitter=jitter_colour,  # or the same, compiled
     scaled: bool = False,  # normalised, and channels_last
 ) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1], or scaled
-    "Return what `apply_views` does, on a CPU in blocks that fit its cache."
-    layout = torch.channels_last if scaled else torch.contiguous_format
-    out = torch.empty(images.shape, device=images.device, memory_format=layout)
+    "Return the views with those parameters, made on a CPU in blocks that fit its cache."
+    on_cpu = images.device.type == "cpu"
 
     def views_of(images, drawn):
-        views = apply_views(images, drawn, jitter)
-        return _scale(views) if scaled else views
+        views = resized_crop(images, drawn["box"], drawn["flip"]).div_(255)
+        if not on_cpu or drawn["coloured"].any():
+            views = jitter(views, drawn["order"], drawn["factors"], drawn["turn"], drawn["grey"])
+        if "sigma" in drawn and (not on_cpu or drawn["sigma"].any()): views = gaussian_blur(views, drawn["sigma"])
+        return normalise(views, torch.contiguous_format) if scaled else views
 
-    if images.device.type != "cpu": return out.copy_(views_of(images, drawn))
+    layout = torch.channels_last if scaled else torch.contiguous_format
+    out = torch.empty(images.shape, device=images.device, memory_format=layout)
+    if not on_cpu: return out.copy_(views_of(images, drawn))
     sigma = drawn.get("sigma", torch.zeros(len(images)))
     alike = (4 * drawn["coloured"] + sigma).argsort()  # 4, since no sigma is above 2
     for block in alike.split(max(1, 2**17 // images[0, 0].numel())):
@@ -269,18 +185,13 @@ def make_views(
     return out
 
 
-def random_views(
-    images: torch.Tensor,  # (N, 3, S, S), uint8
-    generator: torch.Generator,  # on the images' device
-    **views,  # jitter_strength, blur, min_scale, grey_probability, as for `draw_views`
-) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1]
-    "Return one random view of each image, with parameters of its own."
+def random_views(images: torch.Tensor, generator: torch.Generator, **views) -> torch.Tensor:  # uint8 → float, 0 to 1
+    "Return one random view of each image, (N, 3, S, S), with parameters of its own, drawn as `draw_views` does."
     return make_views(images, draw_views(len(images), images.shape[-1], generator, **views))
 
 
 def two_views(
-    images: torch.Tensor,  # (N, 3, S, S), uint8
-    generator: torch.Generator,
+    images: torch.Tensor, generator: torch.Generator,  # (N, 3, S, S), uint8
     jitter=jitter_colour,  # or the same, compiled
     share: tuple[int, int] = (0, 1),  # which of how many equal parts of a batch the images are
     **views,  # as for `draw_views`
@@ -294,32 +205,21 @@ def two_views(
     return make_views(both, drawn, jitter, scaled=True)
 
 # %% ../nbs/1_augmentations.ipynb #33089ca4
-def random_pairs(
-    images: torch.Tensor,  # (N, 3, S, S), uint8
-    masks: torch.Tensor,  # (N, S, S), uint8 trimaps
-    generator: torch.Generator,  # on the images' device
-    min_scale: float = 0.5,  # smallest crop, as a share of the area
-    jitter_strength: float = 0.4,
-):  # images (N, 3, S, S), float32 in [0, 1]; masks (N, S, S), uint8
-    "Return image and mask cropped, resized and flipped alike, and the image's colours jittered."
-    check_range("min_scale", min_scale, 0, 1, open_low=True)
+def random_pairs(images: torch.Tensor, masks: torch.Tensor, generator: torch.Generator, jitter_strength: float = 0.4):
+    "Return images, float32 in [0, 1], and masks cropped, resized and flipped alike, and the images' colours jittered."
     n, size = masks.shape[:2]
-    drawn = draw_views(n, size, generator, jitter_strength, blur=False, min_scale=min_scale, grey_probability=0)
+    drawn = draw_views(n, size, generator, jitter_strength, blur=False, min_scale=0.5, grey_probability=0)
+    top, left, height, width = drawn["box"].split(1, 1)
     share = (torch.arange(size, device=masks.device) + 0.5) / size
-    mirrored = torch.where(drawn["flip"].unsqueeze(1), 1 - share, share)
-    row = (drawn["top"].unsqueeze(1) + drawn["height"].unsqueeze(1) * share).long()
-    column = (drawn["left"].unsqueeze(1) + drawn["width"].unsqueeze(1) * mirrored).long()
-    each = torch.arange(n, device=masks.device).view(-1, 1, 1)
-    return make_views(images, drawn), masks[each, row.unsqueeze(2), column.unsqueeze(1)]
+    row = (top + height * share).long()
+    column = (left + width * torch.where(drawn["flip"][:, None], 1 - share, share)).long()
+    each = torch.arange(n, device=masks.device)[:, None, None]
+    return make_views(images, drawn), masks[each, row[:, :, None], column[:, None]]
 
 # %% ../nbs/1_augmentations.ipynb #276591eb
-def run_augmentations(
-    params: dict,  # as the parameters cell of 1_augmentations has them
-):  # matplotlib's figure: eight images in a row, and below each three random views of it
+def run_augmentations(params: dict):  # parameters of 1_augmentations → figure: images, and three views below each
     "Show views of a data set; write views.png, params.yaml and metrics.json to `out_dir`."
-    check_range("image_size", params["image_size"], 16)
-    check_range("jitter_strength", params["jitter_strength"], 0)
-    check_range("seed", params["seed"], 0)
+    for name, low in {"image_size": 16, "jitter_strength": 0, "seed": 0}.items(): check_range(name, params[name], low)
     with RunFolder("augmentations", params) as run:
         data = load_data(params["dataset"], params["image_size"], params["data_root"], max_images=256)
         run.claim(images=data.fingerprint)

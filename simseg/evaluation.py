@@ -53,7 +53,7 @@ def check_unseen(params: dict, preprocessing: dict, data: ImageData, test: np.nd
         if params["dataset"] != trained_on.get("dataset") or params[name] == trained_on[name]: continue
         raise ValueError(f"The model was trained with {name}={trained_on[name]!r}, so {name}={params[name]!r} would "
                          "test it on images that it may have seen.")
-    told = preprocessing.get("classes", "")
+    told = preprocessing["classes"]
     if class_names(data.classes) != class_names(told):
         raise ValueError(f"The model tells {told or 'one thing from its background'}, the masks hold "
                          f"{data.classes or 'one thing and its background'}; evaluate it on masks of the same classes.")

@@ -10,8 +10,8 @@ from scipy.stats import binomtest, chisquare, ks_2samp, kstest
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 from simseg import augmentations
-from simseg.augmentations import blur_kernel, draw_views, gaussian_blur, jitter_colour, normalise
-from simseg.augmentations import random_crops, random_pairs, random_views, resized_crop, two_views
+from simseg.augmentations import draw_views, gaussian_blur, jitter_colour, normalise
+from simseg.augmentations import random_pairs, random_views, resized_crop, two_views
 from simseg.base.parameters import compile_model
 
 STEPS = [TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue]
@@ -31,18 +31,13 @@ def torchvision_jitter(image, order, factors, grey):
     return TF.rgb_to_grayscale(image, 3) if grey else image
 
 
-def as_boxes(top, left, height, width):
-    "A box an image, as torchvision takes it."
-    return torch.stack([top, left, height, width], 1).int().tolist()
-
-
 @pytest.mark.parametrize("size", [37, 64, 224])
 def test_crops_are_torchvisions(size):
-    drawn = random_crops(40, size, 0.02, torch.Generator().manual_seed(size))
+    boxes = draw_views(40, size, torch.Generator().manual_seed(size), min_scale=0.02)["box"]
     pictures = images(40, size)
-    plain = resized_crop(pictures, *drawn, torch.full((40,), False))
-    flipped = resized_crop(pictures, *drawn, torch.full((40,), True))
-    for i, box in enumerate(as_boxes(*drawn)):
+    plain = resized_crop(pictures, boxes, torch.full((40,), False))
+    flipped = resized_crop(pictures, boxes, torch.full((40,), True))
+    for i, box in enumerate(boxes.int().tolist()):
         theirs = TF.resized_crop(pictures[i], *box, [size, size], antialias=True)
         assert_near(plain[i], theirs, 3e-5)  # torchvision's positions are float32: one of 200 pixels is exact to 1e-5
         assert_near(flipped[i], TF.horizontal_flip(theirs), 3e-5)
@@ -54,13 +49,13 @@ def test_blur_is_torchvisions(size):
     sigma = torch.tensor([0.1, 0.5, 1.0, 2.0])
     kernel = 2 * (size // 20) + 1
     assert abs(kernel - size / 10) <= 2  # a tenth of the image, as the paper has it
-    found = gaussian_blur(pictures, blur_kernel(sigma, size))
+    found = gaussian_blur(pictures, sigma)
     for i in range(4):
         theirs = TF.gaussian_blur(pictures[i], [kernel, kernel], [float(sigma[i])] * 2)
-        alone = gaussian_blur(pictures[i:i + 1], blur_kernel(sigma[i:i + 1], size))[0]  # of a shorter kernel
+        alone = gaussian_blur(pictures[i:i + 1], sigma[i:i + 1])[0]  # of a shorter kernel
         assert_near(found[i], theirs)
         assert_near(alone, theirs)
-    assert torch.equal(gaussian_blur(pictures, blur_kernel(torch.zeros(4), size)), pictures)
+    assert torch.equal(gaussian_blur(pictures, torch.zeros(4)), pictures)
 
 
 def jittered_both_ways(pictures, strength):
@@ -73,7 +68,7 @@ def jittered_both_ways(pictures, strength):
     grey = torch.rand(n, generator=generator) < 0.5
     each = zip(pictures, order, torch.cat([factors, turn[None]]).T, grey)
     theirs = torch.stack([torchvision_jitter(*one) for one in each])
-    return jitter_colour(pictures, order, factors, turn, grey), theirs
+    return jitter_colour(pictures, order, factors.T, turn, grey), theirs
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile wants a C++ compiler on a CPU")
@@ -119,16 +114,13 @@ def spy(monkeypatch):
     return record
 
 
-def boxes_of(drawn: dict): return as_boxes(*(drawn[side] for side in ("top", "left", "height", "width")))
-
-
 def test_a_view_is_torchvisions_with_the_parameters_drawn(spy):
     "Crop, flip, jitter, greyscale, blur, in that order, each image by itself."
     calls = spy("draw_views")
     pixels = (102 + 51 * images(64)).to(torch.uint8)  # muted, so that nothing is clamped
     views = random_views(pixels, torch.Generator().manual_seed(0), jitter_strength=0.4)
     _, drawn = calls[0]
-    for i, box in enumerate(boxes_of(drawn)):
+    for i, box in enumerate(drawn["box"].int().tolist()):
         view = TF.resized_crop(pixels[i] / 255, *box, [64, 64], antialias=True)
         if drawn["flip"][i]: view = TF.horizontal_flip(view)
         view = torchvision_jitter(view, drawn["order"][i], [*drawn["factors"][i], drawn["turn"][i]], drawn["grey"][i])
@@ -146,7 +138,7 @@ def test_a_pair_is_torchvisions_with_the_parameters_drawn(spy):
     drawn = arguments[1]
     nearest = TF.InterpolationMode.NEAREST_EXACT
     assert 20 < drawn["flip"].sum() < 44
-    for i, box in enumerate(boxes_of(drawn)):
+    for i, box in enumerate(drawn["box"].int().tolist()):
         view = TF.resized_crop(pixels[i] / 255, *box, [64, 64], antialias=True)
         mask = TF.resized_crop(trimaps[i:i + 1], *box, [64, 64], interpolation=nearest)[0]
         if drawn["flip"][i]:
@@ -170,7 +162,7 @@ def test_crops_are_drawn_as_torchvision_draws_them(size, min_scale):
     picture = torch.empty(3, size, size)
     theirs = [RandomResizedCrop.get_params(picture, [min_scale, 1.0], [3 / 4, 4 / 3]) for _ in range(10_000)]
     theirs = features_of_crops(size, *np.array(theirs).T)
-    ours = torch.stack(random_crops(10_000, size, min_scale, torch.Generator().manual_seed(0))).numpy()
+    ours = draw_views(10_000, size, torch.Generator().manual_seed(0), min_scale=min_scale)["box"].numpy().T
     for name, values in features_of_crops(size, *ours).items():
         assert ks_2samp(values, theirs[name]).pvalue > PLAUSIBLE, name
 

@@ -192,7 +192,7 @@ def test_files_have_the_permissions_of_the_umask(mask, mode, tmp_path, umask):
 
 
 def test_metrics_are_json_though_a_figure_is_no_number(tmp_path, monkeypatch):
-    monkeypatch.setattr(simclr, "uniformity", lambda z: float("nan"))
+    monkeypatch.setattr(simclr, "geometry", lambda first, second: {"spread": 1.0, "uniformity": float("nan")})
     run_simclr(small("simclr", tmp_path, epochs=1))
     assert only_json(tmp_path / "metrics.json")["uniformity"] is None
 

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save, save_file
 from torch import nn
 from torchvision.models import get_model, resnet18
 
+from simseg.base.parameters import make_accelerator
 from simseg.tools import export
-from simseg.learning.consistency import unremembered
+from simseg.learning.consistency import Consistency
 from simseg.tools.command import main
 from simseg.simclr import run_simclr
 from simseg.study.grid import MINIATURE, Run, run_resources
@@ -368,7 +369,9 @@ def test_a_study_of_another_encoder_knows_what_its_runs_take():
 def test_consistency_leaves_the_statistics_of_timms_batch_norm_alone():
     model = make_unet("scratch", "tu-tf_efficientnet_lite0").train()
     before = {key: value.clone() for key, value in model.state_dict().items() if "running" in key}
-    with unremembered(model): model(torch.randn(2, 3, 64, 64))
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    params = {"consistency": 1.0, "seed": 0}
+    Consistency(model, images, torch.arange(2), 4, params, make_accelerator("cpu", "fp32")).loss(model, 2, step=0)
     assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
     model(torch.randn(2, 3, 64, 64))
     assert not any(torch.equal(model.state_dict()[key], value) for key, value in before.items())
