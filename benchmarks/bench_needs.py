@@ -12,7 +12,7 @@ import tempfile
 from common import finish, parse, read_setting
 
 from simseg.base.parameters import parameter_defaults
-from simseg.study.grid import memory_of
+from simseg.study.grid import STUDY_DEFAULTS, Run, run_resources
 
 SETTINGS = [f"{stage}:{encoder}:{size}:{batch}" for stage, encoder, size, batch in [
     ("simclr", "resnet18", 32, 128), ("simclr", "resnet18", 64, 128), ("simclr", "resnet18", 128, 128),
@@ -47,7 +47,10 @@ if __name__ == "__main__":
         # of a labelled set a fifth is tested on, and of the rest a tenth is held out
         params |= {"max_images": 4 * batch if stage == "simclr" else 6 * batch}
         peak, speed = measure(stage, params)
+        own = {name: params[name] for name in ("batch_size", "max_images")}
+        study = {**STUDY_DEFAULTS, "encoder_name": encoder, "image_size": size, "encoders": {"animals": {}}, stage: own}
+        asked = run_resources(Run(study, stage, "animals", ratio=0.8))["mem_mb"]
         row = {"stage": stage, "encoder": encoder, "pixels": size, "batch": batch}
-        rows.append({**row, "peak MB": peak, "mem_mb": memory_of(params), "images/s": f"{speed:.3g}"})
+        rows.append({**row, "peak MB": peak, "mem_mb": asked, "images/s": f"{speed:.3g}"})
         print(*rows[-1].values(), flush=True)
     finish("needs", rows, args)
