@@ -38,7 +38,7 @@ test: export OMP_NUM_THREADS = 1
 test: install    ## execute every notebook and run the tests
 	rm -rf $(MADE_BY_NOTEBOOKS)
 	nbdev_test --n_workers 2 --do_print
-	pytest tests -m "not slow" -n 2 --dist loadfile $(ORDER)
+	pytest tests -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder $(ORDER)
 
 test-slow: install  ## kill studies again and again; run one on a cluster of this machine
 	pytest tests -m slow -p no:randomly

@@ -86,6 +86,18 @@ def with_our_commands(**more) -> dict:
     return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **more}
 
 
+# files of which one takes a minute or more: they start runs, most of them as processes that import torch
+LONGEST = ["test_study", "test_processes", "test_browser", "test_classes", "test_runs", "test_run", "test_surroundings",
+           "test_uses", "test_predict", "test_stopped", "test_mistakes"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    "Begin with the longest files, so that two workers end together."
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     "Decoded images of the tests go to a folder of their own; runs started from here inherit it."

@@ -122,6 +122,7 @@ def weights(out_dir) -> torch.Tensor:
     return torch.cat([value.flatten() for name, value in saved.items() if name.endswith(("weight", "bias"))])
 
 
+@pytest.mark.slow  # seven processes, of which six share two cores
 def test_twenty_steps_of_two_processes_end_where_one_does(tmp_path):
     "Weights of the same file, by how far they moved; without gradients through the gather they end elsewhere."
     run_simclr(small("simclr", tmp_path / "start", **{**TWENTY, "epochs": 0}))
@@ -158,6 +159,7 @@ def test_two_processes_go_on_where_they_were_stopped(tmp_path):
     assert len(history) == 3 and history[1]["loss"] == losses(tmp_path / "whole")[1]
 
 
+@pytest.mark.slow  # six processes with smp's largest of small encoders
 def test_two_processes_go_on_with_the_depth_that_chance_gave(tmp_path):
     "Which layers are dropped is drawn from a state that is kept, too; smp's lite0 drops some, and leaves some unused."
     params = {"epochs": 2, "precision": "fp32", "encoder_name": "timm-tf_efficientnet_lite0", "max_images": 41,

@@ -67,8 +67,11 @@ def make(file):
     return ["make", "-f", recipe, "study"]
 
 
-@pytest.mark.parametrize("command, whom, how", [(snakemake, "group", signal.SIGINT), (snakemake, "it", signal.SIGINT),
-                                                (snakemake, "it", signal.SIGTERM), (make, "group", signal.SIGINT)])
+# A study is slow to stop and resume: each of its runs is a process that imports torch.
+@pytest.mark.parametrize("command, whom, how", [
+    (snakemake, "group", signal.SIGINT), pytest.param(snakemake, "it", signal.SIGINT, marks=pytest.mark.slow),
+    pytest.param(snakemake, "it", signal.SIGTERM, marks=pytest.mark.slow),
+    pytest.param(make, "group", signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_study_is_stopped_and_goes_on(command, whom, how, make_study):
     file, folder = make_study(f"stopped-{command.__name__}-{whom}-{how.name}", STUDY)
     text = file.read_text()

@@ -22,7 +22,8 @@ from simseg.evidence.verdict import _above_scratch, verdict
 
 AGREEING = {"augment": True, "consistency": 1.0, "label_ratios": [0.4], "encoders": ["scratch", "animals"]}
 STUDY = {
-    "name": "uses", "image_size": 32, "label_ratios": [0.8, 0.4], "seeds": [0, 1], "device": "cpu", "precision": "fp32",
+    "name": "uses", "image_size": 32, "label_ratios": [0.8, 0.4], "seeds": [0, 1], "seeds_at": {0.8: [0]},
+    "device": "cpu", "precision": "fp32",
     "encoders": {"scratch": None, "untrained": {"dataset": "synthetic", "epochs": 0},
                  "animals": {"dataset": "synthetic"}},
     "recipes": {"augmented": {"augment": True}, "agreeing": AGREEING},
