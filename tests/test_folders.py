@@ -18,12 +18,11 @@ from conftest import small
 from PIL import Image
 
 from simseg.base.files import read_json
-from simseg.images import folders
-from simseg.images.files import find_image_files, open_image
-from simseg.images.folders import labelled_parts
+from simseg.images import sets
+from simseg.images.cache import find_image_files, open_image
+from simseg.images.data import read_known
 from simseg.images.splits import split_data
-from simseg.images.sets import files_fingerprint, load_data, load_pairs, load_unlabelled
-from simseg.images.known import read_known
+from simseg.images.sets import files_fingerprint, labelled_parts, load_data, load_pairs, load_unlabelled
 from simseg.evaluation import run_evaluation
 from simseg.images.masks import BACKGROUND
 from simseg.tools.command import main
@@ -820,13 +819,13 @@ def test_a_folder_of_many_classes_is_looked_through_in_no_time(tmp_path, monkeyp
         (tmp_path / "photos" / kind).mkdir(parents=True)
         for i in range(first, 1500): (tmp_path / "photos" / kind / f"{i}.png").touch()
     tried = []
-    true_name = folders._mask_name
+    true_name = sets._mask_name
 
     def mask_name(image, *way):
         tried.append(image)
         return true_name(image, *way)
 
-    monkeypatch.setattr(folders, "_mask_name", mask_name)
+    monkeypatch.setattr(sets, "_mask_name", mask_name)
     assert labelled_parts(tmp_path / "photos") is None
     assert len(tried) < 20_000
 

@@ -11,12 +11,11 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from ..base.parameters import check_choice, check_range, generator_for
-from .data import ImageData, fingerprint_of
-from .files import Image
+from .data import ImageData, fingerprint_of, identify
 from .masks import BACKGROUND, BORDER, FOREGROUND, grow, shrink
-from .similarity import identify
 
 # %% ../../nbs/images/synthetic.ipynb #8180e247
 def _uniform(generator, n, low, high):

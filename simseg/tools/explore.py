@@ -27,13 +27,11 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from ..base.files import file_status, read_csv, resolve_path
 from ..base.parameters import generator_for, make_accelerator
-from ..images.data import ImageData
+from ..images.data import ImageData, near_duplicates
 from ..images.drawing import LINE_COLOUR, draw_map, mask_tile, montage, overlay_batch, set_theme
 from ..images.masks import IGNORED, class_names, make_targets, object_pixels, shrink
-from ..images.similarity import near_duplicates
-from ..images.splits import split_data
+from ..images.splits import split_data, split_unlabelled
 from ..images.sets import DATASETS, load_data
-from ..images.known import split_unlabelled
 from ..augmentations import normalise, random_views, two_views
 from ..learning.encoders import load_encoder, make_encoder
 from ..learning.features import encode
