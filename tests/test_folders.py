@@ -20,8 +20,7 @@ from PIL import Image
 from simseg.base.files import read_json
 from simseg.images import sets
 from simseg.images.cache import find_image_files, open_image
-from simseg.images.data import read_known
-from simseg.images.splits import split_data
+from simseg.images.data import read_known, split_data
 from simseg.images.sets import files_fingerprint, labelled_parts, load_data, load_pairs, load_unlabelled
 from simseg.evaluation import run_evaluation
 from simseg.images.masks import BACKGROUND
@@ -719,7 +718,7 @@ def test_what_changes_no_content_makes_no_other_set(tmp_path, cache, monkeypatch
     os.utime(folder / "images" / "00.png", (0, 0))
     (folder / "images" / "01.png").chmod(0o600)
     os.link(folder / "images" / "02.png", tmp_path / "backup.png")
-    monkeypatch.setattr(folders, "open_image", None)  # nothing is read
+    monkeypatch.setattr(sets, "open_image", None)  # nothing is read
     load_pairs(str(folder), SIDE)
     assert files_fingerprint(str(folder)) == before
     assert files_fingerprint(shutil.copytree(folder, tmp_path / "copy")) == before

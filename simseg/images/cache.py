@@ -39,6 +39,8 @@ FOREIGN = {".heic", ".heif", ".hif", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".o
            ".jxl", ".nii", ".svg"}  # of images that Pillow cannot open
 LARGEST = 500_000_000  # pixels of the largest image that is read; it takes 5 GB of memory until it is made small
 LARGE = 30_000_000  # pixels above which images are read one at a time
+CACHE_FORMAT = 5  # of the files in a cached set; another number makes a new one
+_one_large = threading.Lock()
 
 
 def visible_files(folder: Path) -> list[Path]:
@@ -180,9 +182,6 @@ class Source:
     files: list[Path] | None = None  # (N,), where images are files of their own, which may be large
 
 
-_one_large = threading.Lock()
-
-
 def _decode_one(source: Source, arrays: dict, i: int) -> dict:
     "Decode an image into row `i` of the arrays; return its id, thumbnail and mask's codes, or why it is left out."
     large = False
@@ -274,15 +273,8 @@ def _remove_set(folder: Path):
     if not any(folder.iterdir()): folder.rmdir()
 
 # %% ../../nbs/images/cache.ipynb #8f561e6d
-CACHE_FORMAT = 5  # of the files in a cached set; another number makes a new one
-
-
-def cached(
-    key: dict,  # what the set is: equal keys hold equal pixels; `dataset`, `files` and whatever else matters
-    size: int,
-    make,  # called without arguments when the cache has no such set: returns its `Source`
-) -> ImageData:
-    "Return a decoded set from the cache; decode it first if it is missing or damaged."
+def cached(key: dict, size: int, make) -> ImageData:  # equal keys hold equal pixels: `dataset`, `files` and more
+    "Return a decoded set from the cache; decode the `Source` that `make()` returns if it is missing or damaged."
     name = f"{key['dataset']}-{size}px-"
     final = cache_dir() / f"{name}{_digest(json.dumps([CACHE_FORMAT, key, size], sort_keys=True))}"
     with contextlib.suppress(ValueError, OSError): return _open_cache(final)

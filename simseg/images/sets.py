@@ -20,13 +20,12 @@ from PIL import ExifTags, ImageOps
 
 from ..base.files import resolve_path
 from ..base.parameters import check_range
-from .data import ImageData, _numbered, group_images
+from .data import ImageData, _numbered, group_images, use_lists
 from .cache import (ENDINGS, Image, Source, cache_dir, cached, find_image_files, fingerprint, open_image,
                                  printable, read_image, visible_files)
 from .masks import (BORDER, CODES, FOREGROUND, _mask_likeness, _written, as_trimap, mask_values,
                                  parse_classes)
 from .synthetic import make_synthetic
-from .splits import use_lists
 
 # %% ../../nbs/images/sets.ipynb #d4d85c2e
 def _stem(path: Path, folder: Path) -> str:
@@ -251,8 +250,7 @@ def files_fingerprint(dataset: str, data_root: str = "") -> str:  # empty for sy
     folder = check_source(dataset, data_root)
     if folder is None: return "" if dataset in SYNTHETIC else "download"
     if dataset in PETS or dataset in HUB: return fingerprint(visible_files(folder), folder)
-    beside = classes_beside(folder)
-    return fingerprint([*find_image_files(folder), *([beside] if beside else [])], folder)
+    return fingerprint(find_image_files(folder) + list(filter(None, [classes_beside(folder)])), folder)
 
 # %% ../../nbs/images/sets.ipynb #d036ccb9
 def _as_species(trimap: Image.Image, species: int) -> Image.Image:  # 1 cat, 2 dog
@@ -279,16 +277,6 @@ def _pets(data_root: str, classes: str) -> Source:
     official = np.arange(len(lines)) >= len(sets[0])
     return Source(read, breeds, [line[0] for line in lines], official, has_masks=True, classes=classes)
 
-
-def _hub(dataset: str, folder: Path | None) -> Source:  # of parquet files; None to download
-    "Return a set of the Hugging Face hub through its `datasets`: the images to train on."
-    from datasets import load_dataset
-
-    repository, image, label = HUB[dataset]
-    rows = load_dataset(str(folder or repository), split="train")
-    names = [f"{i:05d}" for i in range(len(rows))]
-    return Source(lambda i: (rows[i][image], None), np.array(rows[label]), names)
-
 # %% ../../nbs/images/sets.ipynb #3829c4c3
 def reading_of(params: dict) -> dict:
     "Return how a stage with these parameters reads its images, as `load_data` takes it."
@@ -297,8 +285,7 @@ def reading_of(params: dict) -> dict:
 
 def load_data(
     dataset: str,  # one of `DATASETS`, or the path of a folder of images
-    image_size: int, data_root: str = "",
-    max_images: int = 0, seed: int = 0,  # of synthetic images: how many, 0 for `SYNTHETIC_IMAGES`, and which
+    image_size: int, data_root: str = "", max_images: int = 0, seed: int = 0,  # of synthetic images: how many, 0 for `SYNTHETIC_IMAGES`, and which
     threshold_masks: bool = False, classes: str = "",  # what a folder's masks mean, as for `as_trimap`
 ) -> ImageData:
     "Return a data set; raise `FileNotFoundError` for what is missing, and `ValueError` for what cannot be read."
@@ -313,7 +300,14 @@ def load_data(
 
     def source():
         if not named: return _folder(folder, threshold_masks, classes)
-        try: return _pets(data_root, PETS[dataset]) if dataset in PETS else _hub(dataset, folder)
+        try:
+            if dataset in PETS: return _pets(data_root, PETS[dataset])
+            import datasets  # of the Hugging Face hub
+
+            repository, image, label = HUB[dataset]
+            rows = datasets.load_dataset(str(folder or repository), split="train")
+            names = [f"{i:05d}" for i in range(len(rows))]
+            return Source(lambda i: (rows[i][image], None), np.array(rows[label]), names)
         except Exception as error:  # the libraries raise a different class for each way a download can fail
             holds = f"{PETS_FOLDER}/ with images/, annotations/" if dataset in PETS else f"{dataset}/ as parquet files"
             raise FileNotFoundError(f"{dataset} could not be loaded from {folder or 'its server'} "
