@@ -886,4 +886,4 @@ def test_large_images_are_read_one_at_a_time(tmp_path, monkeypatch):
         return image
 
     monkeypatch.setattr("simseg.images.cache.as_rgb", slowly)
-    assert len(load_unlabelled(str(folder), SIDE)) == 7 and together == [1] * 4
+    assert len(load_unlabelled(str(folder), SIDE)) == 7 and together == [1] * 8  # when read, and when decoded

@@ -285,7 +285,8 @@ def reading_of(params: dict) -> dict:
 
 def load_data(
     dataset: str,  # one of `DATASETS`, or the path of a folder of images
-    image_size: int, data_root: str = "", max_images: int = 0, seed: int = 0,  # of synthetic images: how many, 0 for `SYNTHETIC_IMAGES`, and which
+    image_size: int, data_root: str = "",
+    max_images: int = 0, seed: int = 0,  # of synthetic images: how many, 0 for `SYNTHETIC_IMAGES`, and which
     threshold_masks: bool = False, classes: str = "",  # what a folder's masks mean, as for `as_trimap`
 ) -> ImageData:
     "Return a data set; raise `FileNotFoundError` for what is missing, and `ValueError` for what cannot be read."
