@@ -15,11 +15,9 @@ import torch
 from .base.files import read_csv, read_json, resolve_path, write_atomic, write_csv
 from .base.parameters import check_range
 from .base.run import RunFolder, file_fingerprint
-from .images.data import ImageData
+from .images.data import ImageData, is_known, read_known, split_data
 from .images.masks import class_names, make_targets
-from .images.splits import split_data
 from .images.sets import DATASETS, load_pairs, reading_of
-from .images.known import is_known, read_known
 from .images.drawing import overlay_batch, paint_classes, show_images
 from .learning.metrics import check_threshold, class_stats, decide_classes, image_ious, probabilities, summarise
 from .unet import TEST_SET, count_images, load_model, predict_batches

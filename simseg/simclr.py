@@ -26,10 +26,8 @@ from .base.parameters import check_choice, check_range
 from .base.parameters import COMPILE, compile_model, generator_for, make_accelerator, own_threads, progress
 from .base.parameters import resolved_device, seed_for
 from .base.run import Checkpoint, RunFolder, check_finite, file_fingerprint
-from .images.data import take, to_device
-from .images.splits import split_data
+from .images.data import known_images, save_known, split_data, split_unlabelled, take, to_device
 from .images.sets import SYNTHETIC, load_pairs, load_unlabelled
-from .images.known import known_images, save_known, split_unlabelled
 from .augmentations import jitter_colour, two_views
 from .learning.encoders import UNTRAINED, check_encoder, encoder_file, make_encoder, save_encoder, start_from
 from .learning.features import classify, geometry

@@ -25,11 +25,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .base.files import read_json, resolve_path, write_atomic, write_json
 from .base.parameters import COMPILE, check_choice, check_range, compile_model, generator_for, progress, seed_for
 from .base.run import KEEP, Checkpoint, Kept, RunFolder, check_finite, check_made, file_fingerprint
-from .images.data import take, to_device
+from .images.data import known_images, read_known, save_known, split_data, take, to_device
 from .images.masks import BORDERS, make_targets, n_channels, parse_classes
-from .images.splits import split_data
 from .images.sets import load_pairs, reading_of
-from .images.known import known_images, read_known, save_known
 from .augmentations import normalise, random_pairs
 from .learning.encoders import UNTRAINED, check_encoder, check_weights, encoder_file, read_weights, start_from
 from .learning.losses import LOSSES, make_loss

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from simseg.images.files import open_image, read_image
-from simseg.images.folders import turn_like
+from simseg.images.cache import open_image, read_image
+from simseg.images.sets import turn_like
 from simseg.images.masks import BACKGROUND, FOREGROUND, as_trimap
 
 SECONDS = 30  # that a single file may take, however slow the machine

@@ -4,10 +4,8 @@ import pytest
 import yaml
 from conftest import ROOT, evaluation_params, pretrainings, simclr_params, study_cells, unet_params
 
-from simseg.images.splits import split_data
-from simseg.images.known import split_unlabelled
 from simseg.study.files import check_study
-from simseg.images.data import ImageData
+from simseg.images.data import ImageData, split_data, split_unlabelled
 from simseg.images.synthetic import make_synthetic
 
 SIZES = {

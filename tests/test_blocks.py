@@ -8,9 +8,8 @@ from conftest import unet_params, with_our_commands
 
 from simseg import unet
 from simseg.base.files import read_json, read_yaml, write_csv, write_json, write_yaml
-from simseg.images.splits import split_data
 from simseg.images.sets import load_pairs
-from simseg.images.known import read_known
+from simseg.images.data import read_known, split_data
 from simseg.evidence.record import record_study
 from simseg.study.grid import MINIATURE, runs_to_do, study_runs
 from simseg.study.files import check_study

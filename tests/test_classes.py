@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from simseg.tools.command import main
 from simseg.evidence.comparisons import compare_arms
 from simseg.base.files import read_json, write_json, write_yaml
-from simseg.images.splits import split_data
+from simseg.images.data import split_data
 from simseg.images.sets import _as_species, load_pairs
 from simseg.evaluation import run_evaluation
 from simseg.tools.explore import explore_predictions

@@ -9,9 +9,8 @@ from simseg.learning import consistency
 from simseg.learning.consistency import Consistency
 from simseg.base.files import read_json, read_yaml
 from simseg.base.parameters import make_accelerator
-from simseg.images.splits import split_data
 from simseg.images.sets import load_pairs, reading_of
-from simseg.images.known import read_known
+from simseg.images.data import read_known, split_data
 from simseg.evaluation import run_evaluation
 from simseg.base.run import Kept
 from simseg.study.files import check_study

@@ -10,7 +10,7 @@ from conftest import small
 from simseg.base.files import read_csv, read_json, write_json, write_yaml
 from simseg.base.parameters import generator_for
 from simseg.images.sets import load_pairs
-from simseg.images.known import read_known
+from simseg.images.data import read_known
 from simseg.evaluation import run_evaluation
 from simseg.base.run import Checkpoint, RunFolder, read_state
 from simseg.simclr import run_simclr

@@ -18,12 +18,10 @@ from conftest import small
 from PIL import Image
 
 from simseg.base.files import read_json
-from simseg.images import folders
-from simseg.images.files import find_image_files, open_image
-from simseg.images.folders import labelled_parts
-from simseg.images.splits import split_data
-from simseg.images.sets import files_fingerprint, load_data, load_pairs, load_unlabelled
-from simseg.images.known import read_known
+from simseg.images import sets
+from simseg.images.cache import find_image_files, open_image
+from simseg.images.data import read_known, split_data
+from simseg.images.sets import files_fingerprint, labelled_parts, load_data, load_pairs, load_unlabelled
 from simseg.evaluation import run_evaluation
 from simseg.images.masks import BACKGROUND
 from simseg.tools.command import main
@@ -720,7 +718,7 @@ def test_what_changes_no_content_makes_no_other_set(tmp_path, cache, monkeypatch
     os.utime(folder / "images" / "00.png", (0, 0))
     (folder / "images" / "01.png").chmod(0o600)
     os.link(folder / "images" / "02.png", tmp_path / "backup.png")
-    monkeypatch.setattr(folders, "open_image", None)  # nothing is read
+    monkeypatch.setattr(sets, "open_image", None)  # nothing is read
     load_pairs(str(folder), SIDE)
     assert files_fingerprint(str(folder)) == before
     assert files_fingerprint(shutil.copytree(folder, tmp_path / "copy")) == before
@@ -820,13 +818,13 @@ def test_a_folder_of_many_classes_is_looked_through_in_no_time(tmp_path, monkeyp
         (tmp_path / "photos" / kind).mkdir(parents=True)
         for i in range(first, 1500): (tmp_path / "photos" / kind / f"{i}.png").touch()
     tried = []
-    true_name = folders._mask_name
+    true_name = sets._mask_name
 
     def mask_name(image, *way):
         tried.append(image)
         return true_name(image, *way)
 
-    monkeypatch.setattr(folders, "_mask_name", mask_name)
+    monkeypatch.setattr(sets, "_mask_name", mask_name)
     assert labelled_parts(tmp_path / "photos") is None
     assert len(tried) < 20_000
 
@@ -888,4 +886,4 @@ def test_large_images_are_read_one_at_a_time(tmp_path, monkeypatch):
         return image
 
     monkeypatch.setattr("simseg.images.cache.as_rgb", slowly)
-    assert len(load_unlabelled(str(folder), SIDE)) == 7 and together == [1] * 4
+    assert len(load_unlabelled(str(folder), SIDE)) == 7 and together == [1] * 8  # when read, and when decoded

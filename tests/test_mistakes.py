@@ -18,7 +18,7 @@ from simseg import evaluation, unet
 from simseg.evidence import figures as study_figures
 from simseg.augmentations import normalise, random_views, two_views
 from simseg.base.parameters import make_accelerator
-from simseg.images.splits import split_data
+from simseg.images.data import split_data
 from simseg.images.sets import load_data, load_pairs
 from simseg.evaluation import find_objects, run_evaluation, show_overlays
 from simseg.images.drawing import overlay_batch

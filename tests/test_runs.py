@@ -17,9 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from simseg.base.files import read_json
-from simseg.images.splits import split_data
+from simseg.images.data import split_data, split_unlabelled
 from simseg.images.sets import load_data, load_pairs, load_unlabelled
-from simseg.images.known import split_unlabelled
 from simseg.evaluation import run_evaluation
 from simseg.base.run import read_state
 from simseg.simclr import run_simclr

@@ -6,8 +6,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simseg.images.splits import Split, split_data, use_lists
-from simseg.images.data import ImageData
+from simseg.images.data import ImageData, Split, split_data, use_lists
 
 RATIOS = [0.01, 0.05, 0.2, 0.5, 0.8]
 MANY = settings(max_examples=400, derandomize=True, deadline=None, database=None)

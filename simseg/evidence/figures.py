@@ -15,7 +15,7 @@ import torch
 from ..base.parameters import make_accelerator
 from ..images.masks import class_names, make_targets
 from ..images.drawing import METRIC_NAMES, encoder_colours, overlay_batch, paint_classes
-from ..images.drawing import plot_curve, ratio_axis, set_theme, show_images
+from ..images.drawing import ratio_axis, set_theme, show_images
 from ..unet import load_model
 from ..evaluation import find_objects
 from ..study.grid import BASE, Run, ratio_label, study_data, study_runs
@@ -40,7 +40,11 @@ def plot_learning(study: dict):
     for axis, (column, ratio, name) in zip(axes.flat, panels):
         for run in study_runs(study, "unet" if ratio else "simclr"):
             if run.ratio != ratio: continue
-            plot_curve(axis, read_history(run), column, colours[run.start], run.label, styles[run.recipe])
+            history = read_history(run)
+            if column not in history or not len(history): continue
+            named = run.label in {line.get_label() for line in axis.lines}  # of another seed
+            look = {"color": colours[run.start], "label": f"_{run.label}" if named else run.label}
+            axis.plot(history["epoch"], history[column], f".{styles[run.recipe]}", **look)
         axis.set(xlabel="epoch", ylabel=name, yscale="log" if ratio else "linear")
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     for axis in axes.flat: axis.set_visible(bool(axis.lines))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FOREGROUND', 'BACKGROUND', 'BORDER', 'IGNORED', 'MOST_CLASSES', 'CODES', 'BORDERS', 'TAKEN', 'mask_values', 'Classes',
            'parse_classes', 'class_names', 'n_channels', 'as_trimap', 'as_value_mask', 'suggest_classes',
-           'make_targets', 'object_pixels', 'grow', 'shrink']
+           'make_targets', 'object_pixels', 'grow']
 
 # %% ../../nbs/images/masks.ipynb #68c4bce7
 import re
@@ -188,8 +188,3 @@ def grow(inside: torch.Tensor, pixels: int = 1) -> torch.Tensor:  # (…, H, W),
     "Return a mask made larger by some pixels on every side."
     flat = inside.reshape(-1, 1, *inside.shape[-2:]).float()
     return F.max_pool2d(flat, 2 * pixels + 1, 1, pixels).bool().view(inside.shape)
-
-
-def shrink(inside: torch.Tensor, pixels: int = 1) -> torch.Tensor:  # (…, H, W), bool
-    "Return a mask made smaller by some pixels on every side but the image's edge."
-    return ~grow(~inside, pixels)

@@ -11,12 +11,11 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from ..base.parameters import check_choice, check_range, generator_for
-from .data import ImageData, fingerprint_of
-from .files import Image
-from .masks import BACKGROUND, BORDER, FOREGROUND, grow, shrink
-from .similarity import identify
+from .data import ImageData, fingerprint_of, identify
+from .masks import BACKGROUND, BORDER, FOREGROUND, grow
 
 # %% ../../nbs/images/synthetic.ipynb #8180e247
 def _uniform(generator, n, low, high):
@@ -109,12 +108,8 @@ def _animal_field(generator, x, y, species):
     return torch.stack([_field(x, y, part) * torch.minimum(part[2], part[3]) * size for part in parts]).amax(0)
 
 # %% ../../nbs/images/synthetic.ipynb #0f705018
-def make_synthetic(
-    n: int, size: int = 64,  # how many images, and pixels of a side
-    flavour: str = "animals",  # animals, or objects: the same backgrounds with other things in them
-    seed: int = 0,
-) -> ImageData:  # labels are the animals' species; objects come without masks
-    "Return synthetic images: the first n of an endless series, the same for the same seed and size."
+def make_synthetic(n: int, size: int = 64, flavour: str = "animals", seed: int = 0) -> ImageData:  # labels: species
+    "Return the first n images of an endless series; flavour objects has other things, without masks, on like grounds."
     check_choice("flavour", flavour, ["animals", "objects"])
     check_range("n", n, 1)
     x = (torch.arange(size) + 0.5) / size  # of the pixels' centres, the image being [0, 1] × [0, 1]
@@ -135,7 +130,7 @@ def make_synthetic(
         else: image = _paint_shapes(generator, image, x, y, 3, 0.08, 0.3)
         image = image + 0.04 * torch.randn(image.shape, generator=generator)
         trimap = torch.where(inside, FOREGROUND, BACKGROUND)
-        trimap = torch.where(grow(inside, band) != shrink(inside, band), BORDER, trimap).to(torch.uint8)
+        trimap = torch.where(grow(inside, band) & grow(~inside, band), BORDER, trimap).to(torch.uint8)
         blocks.append(((image.clamp(0, 1) * 255).round().to(torch.uint8), trimap, species))
     images, masks, labels = [torch.cat(parts)[:n].numpy() for parts in zip(*blocks)]
     if flavour == "objects":

@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 from ..base.parameters import check_range, generator_for
-from ..images.data import ImageData, take
+from ..images.data import ImageData, split_data, take
 from ..images.masks import IGNORED
-from ..images.splits import split_data
 from ..augmentations import draw_views, make_views, normalise, resized_crop
 from .losses import bce
 from .metrics import decide_classes, probabilities

@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from ..base.files import repo_root, resolve_path
 from ..base.parameters import parameter_defaults, resolved_device
-from ..images.splits import split_data
+from ..images.data import split_data
 from ..images.sets import SYNTHETIC, READING, load_pairs, reading_of
 from ..learning.encoders import UNTRAINED
 

@@ -17,7 +17,7 @@ from ..base.parameters import check_known, check_types, parameter_defaults
 from ..base.run import read_state
 from ..images.masks import MOST_CLASSES, suggest_classes
 from ..images.cache import cache_dir, clear_cache, list_cache
-from ..images.folders import classes_beside, read_classes, values_of_masks
+from ..images.sets import classes_beside, read_classes, values_of_masks
 from ..simclr import run_simclr
 from ..study.files import begun_file, begun_study
 from ..study.status import current_runs, failed_and_stale, progress_sentence, study_progress

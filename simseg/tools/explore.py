@@ -27,13 +27,10 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from ..base.files import file_status, read_csv, resolve_path
 from ..base.parameters import generator_for, make_accelerator
-from ..images.data import ImageData
+from ..images.data import ImageData, near_duplicates, split_data, split_unlabelled
 from ..images.drawing import LINE_COLOUR, draw_map, mask_tile, montage, overlay_batch, set_theme
-from ..images.masks import IGNORED, class_names, make_targets, object_pixels, shrink
-from ..images.similarity import near_duplicates
-from ..images.splits import split_data
+from ..images.masks import IGNORED, class_names, grow, make_targets, object_pixels
 from ..images.sets import DATASETS, load_data
-from ..images.known import split_unlabelled
 from ..augmentations import normalise, random_views, two_views
 from ..learning.encoders import load_encoder, make_encoder
 from ..learning.features import encode
@@ -157,7 +154,7 @@ def explore_data(dataset: str = "synthetic", data_root: str = "") -> Explorer:  
         images = np.array(data.images[shown]).transpose(0, 2, 3, 1)
         if data.masks is not None:
             inside = object_pixels(torch.from_numpy(np.array(data.masks[shown])))
-            images[(inside & ~shrink(inside)).numpy()] = LINE_COLOUR
+            images[(inside & grow(~inside)).numpy()] = LINE_COLOUR
         rows = [slice(start, start + 6) for start in range(0, len(shown), 6)]
         captions = [[data.names[i][-18:] for i in shown[row]] for row in rows]
         sizes = ", ".join(f"{len(parts[name])} {name}" for name in PARTS[1:])

@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..base.files import check_target, resolve_path, write_atomic
 from ..base.parameters import check_range, make_accelerator, progress
-from ..images.files import ENDINGS, as_rgb, find_image_files, read_image
+from ..images.cache import ENDINGS, as_rgb, find_image_files, read_image
 from ..images.masks import as_value_mask, class_names, parse_classes
 from ..images.drawing import class_colours, highlight
 from ..augmentations import normalise
