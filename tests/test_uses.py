@@ -14,7 +14,7 @@ from simseg.evaluation import run_evaluation
 from simseg.evidence.figures import print_results
 from simseg.evidence.record import record_study
 from simseg.simclr import run_simclr
-from simseg.evidence.statistics import compare
+from simseg.evidence.comparisons import compare
 from simseg.study.files import check_study
 from simseg.study.results import collect_counts, collect_results
 from simseg.unet import run_unet

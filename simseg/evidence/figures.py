@@ -29,7 +29,7 @@ from ..evaluation import find_objects
 from ..study.grid import BASE, Run, ratio_label, study_data, study_runs
 from ..study.results import collect_results, collect_validation, current_runs, failed_and_stale, read_history
 from ..study.results import result_runs, run_minutes, study_progress
-from .statistics import seed_interval
+from .comparisons import seed_interval
 from .verdict import verdict, warnings_of
 
 # %% ../../nbs/evidence/figures.ipynb #f778bb0c
@@ -223,11 +223,7 @@ def plot_differences(comparisons: pd.DataFrame):
     return figure
 
 # %% ../../nbs/evidence/figures.ipynb #5135056b
-def show_predictions(
-    study: dict,
-    ratio: float,
-    count: int = 8,  # test images, evenly spaced in the order of file names
-):
+def show_predictions(study: dict, ratio: float, count: int = 8):  # count: test images, evenly spaced by file name
     "Draw what each way's model of the first seed finds, on the same test images, at the evaluation's threshold."
     data, part = study_data(study)
     chosen = part.test[np.linspace(0, len(part.test) - 1, count).round().astype(int)]

@@ -16,8 +16,7 @@ from scipy.stats import binom
 from ..images.sets import SYNTHETIC
 from ..study.grid import BASE, Run, ratio_label, study_runs
 from ..study.results import read_history
-from .statistics import seed_interval
-from .comparisons import CELL, encoder_kind
+from .comparisons import CELL, encoder_kind, seed_interval
 
 # %% ../../nbs/evidence/verdict.ipynb #51df3533
 VERDICTS = {"gain": "gains that hold", "loss": "losses that hold", "one seed": "seen in one seed only", "open": "open"}
@@ -145,20 +144,6 @@ def recipe_effects(results: pd.DataFrame) -> pd.DataFrame:  # recipe, label_rati
     return pd.DataFrame(rows, columns=["recipe", "label_ratio", "difference", "low", "high", "n_seeds"])
 
 
-def _by_domain(rows: pd.DataFrame) -> str:
-    "Return a sentence on encoders that were pretrained alike on different images."
-    kind, found, others = _evidence(rows)
-    if kind == "open":
-        return f"Whatever the unlabelled images show, no difference is shown ({len(rows)} comparisons)."
-    top = _clearest(found)
-    sign = 1 if top["difference"] > 0 else -1
-    better, worse = [top["first"], top["second"]][::sign]
-    matters = f"What the unlabelled images show {'may matter' if _may_be_chance(len(found), len(rows)) else 'matters'}"
-    if kind == "one seed": matters = "Whether it matters what the unlabelled images show needs more seeds"
-    return (f"{matters}: with the {top['recipe']} recipe, {better} {'is' if kind == 'shown' else 'looks'} better than "
-            f"{worse} {top['at']}, {_interval(top, sign)}{others}.")
-
-
 def _above_scratch(rows: pd.DataFrame) -> str:
     "Return what rows of `compare_uses` show, as a verb and all behind it."
     kind, found, others = _evidence(rows)
@@ -170,13 +155,8 @@ def _above_scratch(rows: pd.DataFrame) -> str:
     return f"{f'is {at}' if kind == 'shown' else f'looks {at} and needs more seeds'}: {_interval(top)}{others}"
 
 
-def verdict(
-    study: dict,
-    results: pd.DataFrame,  # as `collect_results` gives
-    comparisons: pd.DataFrame,  # as `compare_arms` gives
-    uses: pd.DataFrame | None = None,  # as `compare_uses` gives
-    labels: pd.DataFrame | None = None,  # as `compare_labels` gives
-) -> list[str]:  # four sentences at most
+def verdict(study: dict, results: pd.DataFrame, comparisons: pd.DataFrame, uses: pd.DataFrame | None = None,
+            labels: pd.DataFrame | None = None) -> list[str]:  # four sentences at most; the tables as `record_study` has
     "Return what a study has found, for somebody who reads nothing else."
     savings = {} if labels is None else _savings(labels, comparisons)
     against, domain, *_ = _questions(study, comparisons).values()
@@ -191,7 +171,21 @@ def verdict(
             said += (f"; the recipe alone is {top['word']} by {abs(top['difference']):.3f} {top['at']} (95 % over "
                      f"{top['n_seeds']} seeds: {top['low']:+.3f} to {top['high']:+.3f})")
         sentences.append(f"{said}.")
-    sentences = [*sentences[:2], _by_domain(domain)] if len(domain) else sentences[:3]
+    sentences = sentences[:2 if len(domain) else 3]
+    if len(domain):
+        kind, found, others = _evidence(domain)
+        top = _clearest(found)
+        sign = 1 if top["difference"] > 0 else -1
+        better, worse = [top["first"], top["second"]][::sign]
+        matters = "may matter" if _may_be_chance(len(found), len(domain)) else "matters"
+        begin = {"shown": f"What the unlabelled images show {matters}",
+                 "one seed": "Whether it matters what the unlabelled images show needs more seeds"}
+        if kind == "open":
+            said = f"Whatever the unlabelled images show, no difference is shown ({len(domain)} comparisons)."
+        else:
+            said = (f"{begin[kind]}: with the {top['recipe']} recipe, {better} {'is' if kind == 'shown' else 'looks'} "
+                    f"better than {worse} {top['at']}, {_interval(top, sign)}{others}.")
+        sentences.append(said)
     if uses is None or not (uses["use"] == "consistency").any(): return sentences
     said = _above_scratch(uses[uses["use"] == "consistency"])
     both = uses[uses["use"].str.endswith(", then consistency")]
@@ -199,23 +193,19 @@ def verdict(
     return [*sentences, f"Consistency on images without labels while fine-tuning {said}{after}."]
 
 # %% ../../nbs/evidence/verdict.ipynb #0498e83a
-def _monitors(study: dict) -> dict:  # encoder → array of (loss, k-NN accuracy), each (first, last)
-    "Return the monitors of pretraining in its first and last epoch, means over seeds, where k-NN accuracy is known."
-    ends = {}
-    for run in study_runs(study, "simclr"):
-        history = read_history(run)
-        if not len(history) or "knn_accuracy" not in history: continue
-        ends.setdefault(run.start, []).append(history[["loss", "knn_accuracy"]].iloc[[0, -1]].to_numpy().T)
-    return {encoder: np.mean(each, axis=0) for encoder, each in ends.items()}
-
-
 def warnings_of(study: dict, results: pd.DataFrame, validation: pd.DataFrame) -> list[str]:
     "Return what weakens a study: a toy, pretraining that learnt little, one seed, few test images, training cut short."
     toy = study["unet"].get("dataset", "synthetic") in SYNTHETIC
     found = []
     if toy:
         found.append("The pictures are drawn: a toy, which shows how this works and not whether pretraining pays off.")
-    for encoder, (loss, (first, last)) in _monitors(study).items():
+    ends = {}  # encoder → NT-Xent and k-NN accuracy in the first and last epoch, of each seed
+    for run in study_runs(study, "simclr"):
+        history = read_history(run)
+        if not len(history) or "knn_accuracy" not in history: continue
+        ends.setdefault(run.start, []).append(history[["loss", "knn_accuracy"]].iloc[[0, -1]].to_numpy().T)
+    for encoder, of_seeds in ends.items():
+        loss, (first, last) = np.mean(of_seeds, axis=0)
         words = f"Pretraining on {encoder} took NT-Xent from {loss[0]:.2f} to {loss[1]:.2f}"
         if last <= first: found.append(f"{words}, but k-NN accuracy did not rise ({first:.2f} to {last:.2f}).")
         elif toy: found.append(f"{words} and k-NN accuracy from {first:.2f} to {last:.2f}.")
@@ -286,14 +276,8 @@ def _describe_lost(rows: pd.DataFrame) -> str:
             f"{top['high']:.3f}, {top['n_seeds']} seeds){describe_others(len(shown), n)}")
 
 
-def speed_verdict(
-    study: dict,
-    results: pd.DataFrame,  # as `collect_results` gives
-    histories: pd.DataFrame,  # as `collect_histories` gives
-    epochs: int,
-    recipe: str,  # scratch at its best
-) -> str:
-    "Return how much of the base recipe's lead is speed, and how much of it another recipe takes away."
+def speed_verdict(study: dict, results: pd.DataFrame, histories: pd.DataFrame, epochs: int, recipe: str) -> str:
+    "Return how much of the base recipe's lead is speed, and how much of it another recipe (scratch's best) takes away."
     by_the_end = _describe_lost(lost_over_epochs(study, histories, epochs))
     elsewhere = _describe_lost(lost_to_recipe(study, results, recipe))
     return (f"How much of pretraining's lead with the {BASE} recipe is speed: from epoch {epochs} to the end of "
