@@ -156,7 +156,7 @@ def _above_scratch(rows: pd.DataFrame) -> str:
 
 
 def verdict(study: dict, results: pd.DataFrame, comparisons: pd.DataFrame, uses: pd.DataFrame | None = None,
-            labels: pd.DataFrame | None = None) -> list[str]:  # four sentences at most; the tables as `record_study` has
+            labels: pd.DataFrame | None = None) -> list[str]:  # four at most; tables as `record_study` has them
     "Return what a study has found, for somebody who reads nothing else."
     savings = {} if labels is None else _savings(labels, comparisons)
     against, domain, *_ = _questions(study, comparisons).values()
