@@ -25,7 +25,7 @@ from snakemake.logging import logger
 from simseg.study.batch import STOPS, SUMS, StudyLines, is_heard, print_anything
 from simseg.base.parameters import resolved_precision
 from simseg.images.sets import files_fingerprint
-from simseg.evidence.tables import print_results
+from simseg.evidence.figures import print_results
 from simseg.base.run import code_fingerprint, read_state
 from simseg.study.grid import Run, ready_encoder, run_resources, runs_to_do, split_arm
 from simseg.study.files import RESOURCES, check_not_taken, check_study

@@ -19,7 +19,7 @@ from simseg.base.parameters import make_accelerator, parameter_defaults
 from simseg.evaluation import run_evaluation
 from simseg.base.run import provenance
 from simseg.simclr import run_simclr
-from simseg.evidence.statistics import seed_interval
+from simseg.evidence.comparisons import seed_interval
 from simseg.unet import run_unet
 
 METRICS = ["nt_xent", "iou", "f1", "bce_loss", "accuracy"]

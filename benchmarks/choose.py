@@ -13,7 +13,7 @@ from simseg.base.parameters import make_accelerator
 from simseg.learning.metrics import summarise
 from simseg.study.grid import Run, study_data, study_runs
 from simseg.study.files import read_study
-from simseg.study.status import read_history
+from simseg.study.results import read_history
 from simseg.unet import count_images, load_model
 
 

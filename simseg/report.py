@@ -11,9 +11,7 @@ from pathlib import Path
 from .base.files import write_atomic
 
 # %% ../nbs/5_report.ipynb #2e4ceb36
-def write_report_html(
-    notebook: str | Path,  # report.ipynb, executed
-) -> Path:  # report.html beside it
+def write_report_html(notebook: str | Path) -> Path:  # report.ipynb, executed; returns report.html beside it
     "Write one HTML file of what follows the parameters cells."
     import nbformat
     from nbconvert import HTMLExporter

@@ -11,7 +11,7 @@ import yaml
 from simseg.base.parameters import parameter_defaults
 from simseg.base.run import read_state
 from simseg.study.grid import BASE, Run, split_arm, study_runs
-from simseg.study.status import judge_runs
+from simseg.study.results import judge_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent

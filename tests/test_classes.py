@@ -20,7 +20,7 @@ from simseg.tools.explore import explore_predictions
 from simseg.images.masks import BACKGROUND, BORDER, FOREGROUND, IGNORED, parse_classes
 from simseg.learning.metrics import class_stats, count_batch, summarise
 from simseg.tools.predict import predict, predict_files
-from simseg.evidence.tables import class_table, confusion_matrix
+from simseg.evidence.figures import class_table, confusion_matrix
 from simseg.simclr import run_simclr
 from simseg.study.files import check_study
 from simseg.study.results import collect_counts, collect_images, collect_results

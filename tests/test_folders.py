@@ -26,7 +26,7 @@ from simseg.evaluation import run_evaluation
 from simseg.images.masks import BACKGROUND
 from simseg.tools.command import main
 from simseg.simclr import run_simclr
-from simseg.evidence.statistics import compare
+from simseg.evidence.comparisons import compare
 from simseg.study.results import count_pixels
 from simseg.study.grid import MINIATURE
 from simseg.study.files import check_study

@@ -8,7 +8,7 @@ from simseg.tools.command import main
 from simseg.base.files import read_json, resolve_path, write_csv, write_json, write_yaml
 from simseg.base.run import RunFolder, file_fingerprint
 from simseg.study.files import begun_study, check_not_taken, check_study, note_origin
-from simseg.study.status import failed_and_stale, study_progress
+from simseg.study.results import failed_and_stale, study_progress
 from simseg.study.results import collect_counts, collect_results, collect_validation
 
 STUDY = """

@@ -11,7 +11,7 @@ from conftest import BIN, ROOT, study_cells, unet_params, with_our_commands
 
 from simseg.tools.command import main
 from simseg.base.files import read_csv, write_csv
-from simseg.evidence.tables import compare_with_published, results_table
+from simseg.evidence.figures import compare_with_published, results_table
 from simseg.evidence.record import reference_table
 from simseg.study.files import begun_file, begun_study, check_study, note_origin, read_study, study_files
 

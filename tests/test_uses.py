@@ -11,10 +11,10 @@ from conftest import evaluation_params, pretrainings, run_dir, simclr_params, st
 from simseg.evidence.comparisons import compare_arms, compare_uses, uses_table
 from simseg.base.files import read_json, read_yaml, write_csv, write_json, write_yaml
 from simseg.evaluation import run_evaluation
-from simseg.evidence.tables import print_results
+from simseg.evidence.figures import print_results
 from simseg.evidence.record import record_study
 from simseg.simclr import run_simclr
-from simseg.evidence.statistics import compare
+from simseg.evidence.comparisons import compare
 from simseg.study.files import check_study
 from simseg.study.results import collect_counts, collect_results
 from simseg.unet import run_unet

@@ -191,7 +191,7 @@ def check_files(folder: Path, made: dict):
     "Raise `ValueError` for the first file that differs from its fingerprint in `made`."
     for name, fingerprint in made.items():
         file = folder / name
-        if file.exists() and file_fingerprint(file) == fingerprint: continue
+        if file.is_dir() or (file.exists() and file_fingerprint(file) == fingerprint): continue  # a card may be edited
         how = "is not what was written: cut off, or changed" if file.exists() else "is missing"
         raise ValueError(f"{file} {how}; delete the folder {folder}, and run the same command again.")
 
@@ -390,7 +390,7 @@ class RunFolder:
             write_csv(self.folder / "history.csv", pd.DataFrame(columns=["epoch", "loss"]))
         write_json(self.folder / "metrics.json", metrics)
         self.state.path.unlink(missing_ok=True)
-        files = [*(self.folder / name for name in SMALL), *sorted(self.folder.rglob("*.safetensors"))]
+        files = [*(self.folder / name for name in [*SMALL, "model"]), *sorted(self.folder.rglob("*.safetensors"))]
         made = {str(file.relative_to(self.folder)): file_fingerprint(file) for file in files if file.exists()}
         self.write_state("done", made=made)
         for tracker in self.accelerator.trackers: tracker.finish()

@@ -69,10 +69,7 @@ def _with_recorded(table: pd.DataFrame, file: Path, keys: list[str]) -> pd.DataF
     return pd.concat([now, before[~new]], ignore_index=True)
 
 
-def record_study(
-    study: dict,
-    folder: Path | None = None,  # None: outputs/reference/<study>
-) -> Path:  # that folder
+def record_study(study: dict, folder: Path | None = None) -> Path:  # the folder; None: outputs/reference/<study>
     "Add a study's results to those that git sees; raise `ValueError` where there are none, or a block is mixed."
     from safetensors.numpy import load_file, save_file
 

@@ -20,7 +20,7 @@ from ..images.cache import cache_dir, clear_cache, list_cache
 from ..images.sets import classes_beside, read_classes, values_of_masks
 from ..simclr import run_simclr
 from ..study.files import begun_file, begun_study
-from ..study.status import current_runs, failed_and_stale, progress_sentence, study_progress
+from ..study.results import current_runs, failed_and_stale, progress_sentence, study_progress
 from ..evidence.record import record_study
 from ..report import write_report_html
 from .predict import predict_files

@@ -39,7 +39,7 @@ from ..simclr import nt_xent
 from ..unet import load_model
 from ..study.grid import Run, ratio_label, study_data, study_runs
 from ..study.files import read_study, study_files
-from ..study.status import current_runs
+from ..study.results import current_runs
 
 # %% ../../nbs/tools/explore.ipynb #3e531bd3
 class Explorer(widgets.VBox):
