@@ -19,7 +19,7 @@ from torch import nn
 from torchvision.models import get_model, resnet18
 
 from simseg.base.parameters import make_accelerator
-from simseg.tools import export
+from simseg.tools import predict
 from simseg.learning.consistency import Consistency
 from simseg.tools.command import main
 from simseg.simclr import run_simclr
@@ -441,9 +441,9 @@ def test_a_model_leaves_as_onnx(tmp_path, capsys):
 
 def test_an_export_that_is_wrong_is_said(tmp_path, monkeypatch):
     save_model(make_unet("scratch", "resnet18"), tmp_path / "model", {"image_size": 64})
-    monkeypatch.setattr(export, "_onnx_difference", lambda path, model, pixels: 0.2)
+    monkeypatch.setattr(predict, "_onnx_difference", lambda path, model, pixels: 0.2)
     with pytest.raises(ValueError, match="other probabilities than PyTorch, by 0.200; do not use it"):
-        export.export_onnx(tmp_path / "model", tmp_path / "model.onnx")
-    monkeypatch.setattr(export, "find_spec", lambda name: None)
+        predict.export_onnx(tmp_path / "model", tmp_path / "model.onnx")
+    monkeypatch.setattr(predict, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="takes onnx, onnxscript, onnxruntime: pip install"):
-        export.export_onnx(tmp_path / "model", tmp_path / "model.onnx")
+        predict.export_onnx(tmp_path / "model", tmp_path / "model.onnx")

@@ -21,9 +21,8 @@ from simseg.tools.command import main
 from simseg.base.files import write_atomic, write_yaml
 from simseg.images.cache import clear_cache, list_cache
 from simseg.images.sets import load_data
-from simseg.tools import export, predict
-from simseg.tools.predict import predict_files
-from simseg.tools.export import export_onnx
+from simseg.tools import predict
+from simseg.tools.predict import export_onnx, predict_files
 from simseg.base.run import RUN_FILES, clear_run
 from simseg.study.grid import MINIATURE
 from simseg.study.files import check_study
@@ -62,8 +61,8 @@ def model(tmp_path_factory):
 def quick(model, monkeypatch):
     "Models are opened once, and ONNX is a file of a few bytes."
     opened = load_model(model)
-    for room in (predict, export): monkeypatch.setattr(room, "load_model", lambda *arguments: opened)
-    monkeypatch.setattr(export, "_onnx_difference", lambda *arguments: 0.0)
+    monkeypatch.setattr(predict, "load_model", lambda *arguments: opened)
+    monkeypatch.setattr(predict, "_onnx_difference", lambda *arguments: 0.0)
 
     class Program:
         def save(self, path): path.write_bytes(b"onnx")
@@ -291,7 +290,7 @@ def test_an_export_replaces_nothing(path, quick, place, monkeypatch, capsys):
 
 @pytest.mark.parametrize("difference", [0.2, float("nan")])
 def test_an_export_whose_check_failed_is_not_kept(difference, quick, place, monkeypatch):
-    monkeypatch.setattr(export, "_onnx_difference", lambda *arguments: difference)
+    monkeypatch.setattr(predict, "_onnx_difference", lambda *arguments: difference)
     text(place / "there.onnx")
     before = seen(place)
     for name, overwrite in [("new.onnx", False), ("there.onnx", True)]:
@@ -302,7 +301,7 @@ def test_an_export_whose_check_failed_is_not_kept(difference, quick, place, monk
 FIRST = {
     "the command": "import sys; from simseg.tools.command import main; "
                    "main(['export', sys.argv[1], '--onnx', sys.argv[2]])",
-    "the function": "import sys; from simseg.tools.export import export_onnx; print(export_onnx(*sys.argv[1:]))",
+    "the function": "import sys; from simseg.tools.predict import export_onnx; print(export_onnx(*sys.argv[1:]))",
 }
 
 
