@@ -8,13 +8,12 @@ import sys
 import torch
 from common import finish, parse
 
-from simseg.learning.consistency import without_labels
 from simseg.base.parameters import make_accelerator
 from simseg.learning.metrics import summarise
 from simseg.study.grid import Run, study_data, study_runs
 from simseg.study.files import read_study
 from simseg.study.status import read_history
-from simseg.unet import count_images, load_model
+from simseg.unet import count_images, load_model, without_labels
 
 
 def knn_accuracy(run: Run) -> str:

@@ -5,8 +5,6 @@ import torch
 from conftest import small, unet_params
 
 from simseg import unet
-from simseg.learning import consistency
-from simseg.learning.consistency import Consistency
 from simseg.base.files import read_json, read_yaml
 from simseg.base.parameters import make_accelerator
 from simseg.images.splits import split_data
@@ -15,7 +13,7 @@ from simseg.images.known import read_known
 from simseg.evaluation import run_evaluation
 from simseg.base.run import Kept
 from simseg.study.files import check_study
-from simseg.unet import run_unet
+from simseg.unet import Consistency, run_unet
 
 ASKED = {"consistency": 1.0, "label_ratio": 0.2, "epochs": 3, "max_images": 96}
 
@@ -63,7 +61,7 @@ def test_a_run_without_it_is_as_it_was(tmp_path, seen):
 
 def test_a_run_in_sittings_ends_where_it_would_at_once(tmp_path, monkeypatch):
     "Order and views of the images without labels go on too, and the average, here sure of every pixel."
-    monkeypatch.setattr(consistency, "SURE", 0.5)
+    monkeypatch.setattr(unet, "SURE", 0.5)
     for ema in (0.0, 0.9):
         once = small("unet", tmp_path / f"once{ema}", ema=ema, **ASKED)
         sittings = small("unet", tmp_path / f"sittings{ema}", ema=ema, stop_after=1, **ASKED)

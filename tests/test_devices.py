@@ -13,13 +13,11 @@ from torch._subclasses import FakeTensorMode
 import simseg.augmentations
 from simseg import simclr, unet
 from simseg.augmentations import random_pairs, two_views
-from simseg.learning.consistency import Consistency
 from simseg.base.run import Kept
 from simseg.base.files import read_yaml
 from simseg.base.parameters import parameter_defaults
 from simseg.images.masks import BORDERS, make_targets
-from simseg.learning.losses import LOSSES
-from simseg.learning.metrics import count_batch
+from simseg.learning.metrics import LOSSES, count_batch
 from simseg.simclr import OPTIMIZERS, SimCLR, make_optimizer
 from simseg.study.files import check_study
 
@@ -116,7 +114,7 @@ def test_images_without_labels_wait_with_the_rest(gpu, classes):
     "Their views, the teacher's targets and the loss on them; the teacher is another model here."
     model = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes))
     teacher = on_gpu(lambda: unet.make_unet("scratch", "resnet18", classes)).eval()
-    agreement = Consistency.__new__(Consistency)
+    agreement = unet.Consistency.__new__(unet.Consistency)
     vars(agreement).update(model=model, images=pictures(16), unlabelled=torch.arange(16), steps=4, weight=1.0,
                            accelerator=ACCELERATOR, teacher=teacher, order=None, views=GENERATOR, recorded=[])
     assert agreement.loss(model, 8, step=0).device.type == "cuda"

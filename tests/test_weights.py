@@ -20,13 +20,12 @@ from torchvision.models import get_model, resnet18
 
 from simseg.base.parameters import make_accelerator
 from simseg.tools import export
-from simseg.learning.consistency import Consistency
 from simseg.tools.command import main
 from simseg.simclr import run_simclr
 from simseg.study.grid import MINIATURE, Run, run_resources
 from simseg.study.files import check_study
 from simseg.learning.encoders import load_encoder, make_encoder, read_weights
-from simseg.unet import load_model, make_unet, run_unet, save_model
+from simseg.unet import Consistency, load_model, make_unet, run_unet, save_model
 
 
 @pytest.fixture(scope="module")
