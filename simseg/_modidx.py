@@ -80,7 +80,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                  'simseg.base.run.RunFolder.history': ('base/run.html#runfolder.history', 'simseg/base/run.py'),
                                  'simseg.base.run.RunFolder.pause': ('base/run.html#runfolder.pause', 'simseg/base/run.py'),
                                  'simseg.base.run.RunFolder.write_state': ('base/run.html#runfolder.write_state', 'simseg/base/run.py'),
-                                 'simseg.base.run._check_torch': ('base/run.html#_check_torch', 'simseg/base/run.py'),
                                  'simseg.base.run._files_left': ('base/run.html#_files_left', 'simseg/base/run.py'),
                                  'simseg.base.run.check_files': ('base/run.html#check_files', 'simseg/base/run.py'),
                                  'simseg.base.run.check_finite': ('base/run.html#check_finite', 'simseg/base/run.py'),

@@ -114,18 +114,15 @@ def classify(
     probe: bool = False,  # the linear probe too
 ) -> dict:  # knn_accuracy and linear_probe_accuracy; empty without labels or images held out
     "Return the accuracy of classifiers on an encoder's features."
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn import linear_model, neighbors, pipeline, preprocessing
 
     if not len(held_out) or len(np.unique(labels)) < 2: return {}
     bank = train[:BANK]
     with accelerator.autocast():
         learnt, asked = [encode(encoder, images, part, accelerator.device) for part in (bank, held_out)]
-    classifiers = {"knn_accuracy": KNeighborsClassifier(min(20, len(bank)), metric="cosine")}
-    logistic = LogisticRegression(C=0.01, max_iter=1000)
-    if probe: classifiers["linear_probe_accuracy"] = make_pipeline(StandardScaler(), logistic)
+    classifiers = {"knn_accuracy": neighbors.KNeighborsClassifier(min(20, len(bank)), metric="cosine")}
+    logistic = linear_model.LogisticRegression(C=0.01, max_iter=1000)
+    if probe: classifiers["linear_probe_accuracy"] = pipeline.make_pipeline(preprocessing.StandardScaler(), logistic)
     known, wanted = [labels[part.numpy()] for part in (bank, held_out)]  # a tensor of one index is taken for a number
     return {name: each.fit(learnt, known).score(asked, wanted) for name, each in classifiers.items()}
 
@@ -206,13 +203,8 @@ def share_batch_norm(model: nn.Module, device: torch.device, image_size: int = 6
     return model
 
 # %% ../nbs/2_simclr.ipynb #b3c3da23
-def train_epoch(
-    model: SimCLR,  # or another method
-    forward,  # what to call for its forward pass, as `compile_model` gives
-    images: torch.Tensor, order: torch.Tensor,  # (N, 3, S, S), uint8; (M,), indices of those to train on, shuffled
-    params: dict, schedule, accelerator,  # `batch_size` is that of all processes together
-    draw_views,  # gives two views of each image of this process, as `two_views`
-) -> float:
+def train_epoch(model: SimCLR, forward, images: torch.Tensor, order: torch.Tensor, params: dict, schedule, accelerator,
+                draw_views) -> float:  # order: (M,), indices of those to train on, shuffled
     "Train on every image once, stepping optimizer and schedule after each batch; return the mean loss."
     model.train()
     losses = []
@@ -229,13 +221,8 @@ def train_epoch(
     return torch.stack(losses).mean().item()
 
 # %% ../nbs/2_simclr.ipynb #f325afac
-def pretrain(
-    model: SimCLR,  # or another method; trained in place
-    images: torch.Tensor, labels: np.ndarray,  # (N, 3, S, S), uint8; (N,), only monitored, never trained on
-    train: torch.Tensor, held_out: torch.Tensor,  # indices to train on, and to monitor, possibly none
-    params: dict, accelerator,
-    checkpoint: Checkpoint | None = None,  # of a run that may be resumed later; None for one that will not
-):  # yields a row of history an epoch
+def pretrain(model: SimCLR, images: torch.Tensor, labels: np.ndarray, train: torch.Tensor, held_out: torch.Tensor,
+             params: dict, accelerator, checkpoint: Checkpoint | None = None):  # yields a row of history an epoch
     "Train on unlabelled images; raise `ValueError` when the features collapse or the loss is no number any more."
     batch_size = params["batch_size"]
     steps = len(train) // batch_size
