@@ -9,7 +9,7 @@ from common import alternate, finish, parse, rates_of, read_setting
 
 from simseg.base.parameters import compile_model, make_accelerator, parameter_defaults
 from simseg.images.data import to_device
-from simseg.learning.losses import make_loss
+from simseg.learning.metrics import make_loss
 from simseg.base.run import Kept
 from simseg.simclr import SimCLR, make_optimizer, nt_xent, pretrain
 from simseg.images.synthetic import make_synthetic

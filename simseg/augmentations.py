@@ -112,8 +112,7 @@ def jitter_colour(
     images: torch.Tensor,  # (N, 3, H, W), float in [0, 1]
     order: torch.Tensor,  # (N, 4), a permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue
     factors: torch.Tensor,  # (N, 3), of brightness, contrast and saturation; 1 leaves as it is
-    turn: torch.Tensor,  # (N,), of the hue, shares of a full circle
-    grey: torch.Tensor,  # (N,), bool: make grey at the end
+    turn: torch.Tensor, grey: torch.Tensor,  # (N,), of the hue, in full circles; (N,), bool: make grey at the end
 ) -> torch.Tensor:  # (N, 3, H, W), in [0, 1]
     "Return the images after colour jitter with given parameters, then greyscale."
     place = torch.arange(4, device=images.device)
@@ -160,8 +159,7 @@ def draw_views(
 # %% ../nbs/1_augmentations.ipynb #e80591b3
 def make_views(
     images: torch.Tensor, drawn: dict,  # (N, 3, S, S), uint8; as `draw_views` gives
-    jitter=jitter_colour,  # or the same, compiled
-    scaled: bool = False,  # normalised, and channels_last
+    jitter=jitter_colour, scaled: bool = False,  # or the same, compiled; normalised, and channels_last
 ) -> torch.Tensor:  # (N, 3, S, S), float32 in [0, 1], or scaled
     "Return the views with those parameters, made on a CPU in blocks that fit its cache."
     on_cpu = images.device.type == "cpu"

@@ -6,7 +6,7 @@ from conftest import small
 from simseg.base.files import read_json
 from simseg.evaluation import run_evaluation
 from simseg.images.masks import IGNORED
-from simseg.learning import losses, metrics
+from simseg.learning import metrics
 from simseg.unet import run_unet
 
 
@@ -17,9 +17,9 @@ def hinge(logits, targets):
     return ((1 - sign * logits).clamp_min(0) * counted).sum() / counted.sum().clamp_min(1)
 
 
-@pytest.mark.parametrize("parts", [[hinge], [losses.dice, hinge]], ids=["alone", "in a sum"])
+@pytest.mark.parametrize("parts", [[hinge], [metrics.dice, hinge]], ids=["alone", "in a sum"])
 def test_a_loss_that_was_added_is_trained_with_and_measured(parts, tmp_path, monkeypatch):
-    monkeypatch.setitem(losses.LOSSES, "toy", parts)
+    monkeypatch.setitem(metrics.LOSSES, "toy", parts)
     history = run_unet(small("unet", tmp_path / "unet", loss="toy", learning_rate=3e-3))
     assert history[-1]["loss"] < history[0]["loss"]
     asked = small("evaluation", tmp_path / "test", model_dir=str(tmp_path / "unet" / "model"), border="ignore")

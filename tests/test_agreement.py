@@ -10,8 +10,7 @@ from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, BinaryJac
 from torchmetrics.functional.classification import binary_jaccard_index
 
 from simseg.images.masks import IGNORED
-from simseg.learning.losses import LOSSES, make_loss
-from simseg.learning.metrics import count_batch, summarise
+from simseg.learning.metrics import LOSSES, count_batch, make_loss, summarise
 from simseg.simclr import make_optimizer, make_schedule, nt_xent
 
 

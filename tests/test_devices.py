@@ -18,8 +18,7 @@ from simseg.base.run import Kept
 from simseg.base.files import read_yaml
 from simseg.base.parameters import parameter_defaults
 from simseg.images.masks import BORDERS, make_targets
-from simseg.learning.losses import LOSSES
-from simseg.learning.metrics import count_batch
+from simseg.learning.metrics import LOSSES, count_batch
 from simseg.simclr import OPTIMIZERS, SimCLR, make_optimizer
 from simseg.study.files import check_study
 

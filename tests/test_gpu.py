@@ -10,8 +10,7 @@ from simseg.augmentations import random_pairs, random_views, two_views
 from simseg.base.parameters import generator_for, make_accelerator
 from simseg.evaluation import run_evaluation
 from simseg.images.masks import make_targets
-from simseg.learning.losses import LOSSES, make_loss
-from simseg.learning.metrics import count_batch
+from simseg.learning.metrics import LOSSES, count_batch, make_loss
 from simseg.simclr import SimCLR, nt_xent, run_simclr
 from simseg.images.synthetic import make_synthetic
 from simseg.unet import make_unet, run_unet

@@ -11,8 +11,7 @@ import simseg.simclr
 from simseg.base.files import read_csv
 from simseg.base.parameters import generator_for
 from simseg.base.run import read_state
-from simseg.learning.processes import share_batch_norm
-from simseg.simclr import SimCLR, nt_xent, run_simclr
+from simseg.simclr import SimCLR, nt_xent, run_simclr, share_batch_norm
 from simseg.images.synthetic import make_synthetic
 
 # what is written at first, and trains: each process's own projections carry gradients, those of the others none

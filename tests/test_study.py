@@ -288,9 +288,9 @@ def test_code_is_noticed_and_what_is_said_of_it_is_not(checkout, tmp_path):
         return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True).stdout.split()
 
     simclr, unet = fingerprints()
-    module = checkout / "simseg" / "learning" / "features.py"
+    module = checkout / "simseg" / "simclr.py"
     code = module.read_text(encoding="utf-8")
-    said = code.replace('    "Return', '    # as said\n    "Really return')
+    said = code.replace('\n    "Return', '\n    # as said\n    "Really return')
     module.write_text(said, encoding="utf-8")
     assert said != code and fingerprints() == [simclr, unet]
     module.write_text(code.replace("BANK = 5000", "BANK = 4000"), encoding="utf-8")

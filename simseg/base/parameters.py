@@ -128,8 +128,7 @@ def make_accelerator(device: str = "auto", precision: str = "auto", tracker: str
     AcceleratorState._reset_state(reset_partial_state=True)
     hidden = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "DEEPSPEED_", "FORK_LAUNCHED", "PMI",
               "OMPI_", "MV2_", "MPI_", "CCL_", "SLURM_", "XLA_", "PT_", "USE_TORCH_XLA")
-    torchrun = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "PET_")
-    if not launched: hidden += torchrun
+    if not launched: hidden += ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "PET_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     with patch.dict(os.environ, environment, clear=True):
         log_with = None if tracker == "none" else tracker

@@ -187,8 +187,6 @@ def check_weights(tensors: dict[str, torch.Tensor], path: Path):  # of one encod
 # %% ../../nbs/learning/encoders.ipynb #1a7209dc
 def load_encoder(encoder: nn.Module, path: str | Path):  # filled in place; path: as for `encoder_file`
     "Load a pretrained encoder, every weight and batch-norm statistic; raise `ValueError` when one does not arrive."
-    from segmentation_models_pytorch.encoders import get_encoder
-
     path = encoder_file(path)
     check_made(path)
     tensors = read_weights(path)
@@ -198,7 +196,7 @@ def load_encoder(encoder: nn.Module, path: str | Path):  # filled in place; path
                  "tu-tf_efficientnet_lite0", "timm-tf_efficientnet_lite0"]
         remedy = "give the weights of such an encoder, its stem for three colours as in smp"
         for name in often:
-            with torch.device("meta"): other = get_encoder(name, weights=None)  # tensors are only measured
+            with torch.device("meta"): other, _ = make_encoder(name)  # tensors are only measured
             if not any(not wrong for _, _, wrong in _encoders_within(tensors, other)): continue
             remedy = f"set encoder_name={name}, which it fits"
             break

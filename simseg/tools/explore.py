@@ -32,9 +32,8 @@ from ..images.masks import IGNORED, class_names, grow, make_targets, object_pixe
 from ..images.sets import DATASETS, load_data
 from ..augmentations import normalise, random_views, two_views
 from ..learning.encoders import load_encoder, make_encoder
-from ..learning.features import encode
 from ..learning.metrics import count_batch, decide_classes, probabilities, summarise
-from ..simclr import nt_xent
+from ..simclr import encode, nt_xent
 from ..unet import load_model
 from ..study.grid import ratio_label, study_data, study_runs
 from ..study.files import read_study, study_files
