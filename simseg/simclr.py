@@ -30,12 +30,7 @@ from .base.parameters import (COMPILE, check_choice, check_range, compile_model,
 from .base.run import Checkpoint, RunFolder, check_finite, file_fingerprint
 from .images.data import known_images, save_known, split_data, split_unlabelled, take, to_device
 from .images.sets import SYNTHETIC, load_pairs, load_unlabelled
-<<<<<<< HEAD
-from .augmentations import jitter_colour, two_views
-=======
-from .images.known import known_images, save_known, split_unlabelled
 from .augmentations import jitter_colour, normalise, two_views
->>>>>>> w-base
 from .learning.encoders import UNTRAINED, check_encoder, encoder_file, make_encoder, save_encoder, start_from
 
 # %% ../nbs/2_simclr.ipynb #e1957ff9

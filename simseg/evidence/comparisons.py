@@ -17,7 +17,7 @@ from scipy import stats
 
 from ..base.files import read_json
 from ..study.grid import BASE, Run, ratio_label, ready_encoder, study_runs
-from ..study.results import Counts, check_same_images, run_minutes, unlabelled_seen
+from ..study.results import Counts, check_same_images, read_history, run_minutes
 
 # %% ../../nbs/evidence/comparisons.ipynb #739f0f1e
 CONFIDENCE = 0.95
@@ -170,7 +170,11 @@ USE_COLUMNS = ["recipe", "label_ratio", "use", *COMPARISON_COLUMNS[4:], "images_
 def _cost(unet: Run) -> tuple[float, int]:
     "Return minutes of training, and images without labels seen, of a fine-tuning with its pretraining."
     finished = [run for run in unet.chain if (run.folder / "metrics.json").is_file()]
-    return sum(run_minutes(run) for run in finished), sum(unlabelled_seen(run) for run in finished)
+    seen = 0
+    for run in finished:
+        metrics = read_json(run.folder / "metrics.json")
+        if run.stage == "simclr" or "n_unlabelled" in metrics: seen += metrics["n_train"] * len(read_history(run))
+    return sum(run_minutes(run) for run in finished), seen
 
 
 def compare_uses(study: dict, counts: dict) -> pd.DataFrame:  # `USE_COLUMNS`; counts: as `collect_counts` gives

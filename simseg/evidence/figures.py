@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['OVER_CLASSES', 'LINE_STYLES', 'mean_and_half', 'results_table', 'seeds_note', 'last_epoch_best',
            'compare_with_published', 'class_table', 'confusion_matrix', 'folded', 'print_results', 'report_title',
-           'plot_learning', 'plot_ratios', 'plot_differences', 'show_predictions', 'plot_confusion', 'describe_images',
-           'describe_runs']
+           'plot_learning', 'plot_ratios', 'plot_differences', 'show_predictions', 'plot_confusion', 'describe_runs']
 
 # %% ../../nbs/evidence/figures.ipynb #eb1bfc96
 from html import escape
@@ -17,10 +16,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..base.files import read_csv, read_json, read_yaml, repo_root, resolve_path
+from ..base.files import read_csv, read_yaml, repo_root, resolve_path
 from ..base.parameters import make_accelerator
 from ..base.run import read_params, read_state
-from ..images.data import ImageData
 from ..images.masks import class_names, make_targets
 from ..images.drawing import METRIC_NAMES, encoder_colours, overlay_batch, paint_classes
 from ..images.drawing import ratio_axis, set_theme, show_images
@@ -267,22 +265,6 @@ def plot_confusion(tables: dict, ratio: float):  # tables: as `collect_images` g
     return figure
 
 # %% ../../nbs/evidence/figures.ipynb #4368b502
-def describe_images(study: dict, data: ImageData) -> str:  # Markdown; data: as `study_data` gives
-    "Return what was left out of the images, and what else is odd about them."
-    lines = [f"{note}." for note in data.notes]
-    if data.skipped: lines.append(f"Labelled: {len(data.skipped)} files were left out, see `skipped.csv` of a run.")
-    for run in {run.start: run for run in study_runs(study, "simclr")}.values():
-        if read_state(run.folder)["state"] != "done": continue
-        metrics = read_json(run.folder / "metrics.json")
-        line = f"{run.start}: pretrained on {metrics['n_train'] + metrics['n_val']:,} images"
-        if metrics["n_left_out"]:
-            line += f"; {metrics['n_left_out']:,} were left out as test images of the study or near-duplicates of them"
-        skipped = run.folder / "skipped.csv"
-        if skipped.is_file(): line += f"; {len(read_csv(skipped))} files were left out, see `skipped.csv`"
-        lines.append(f"{line}.")
-    return "\n".join(f"- {line}" for line in lines) or "Nothing was left out."
-
-
 def describe_runs(study: dict) -> str:  # Markdown
     "Return when, where and with what a study ran, and where to find what it made."
     runs = result_runs(study)

@@ -16,8 +16,7 @@ from ..base.files import read_csv, read_yaml, repo_root, write_atomic, write_csv
 from ..base.run import HOW_IT_RUNS, first_difference
 from ..study.grid import FROM_CELL, recorded_counts
 from ..study.files import read_study
-from ..study.results import collect_counts, collect_histories, collect_params, collect_results
-from ..study.results import collect_validation
+from ..study.results import collect_counts, collect_histories, collect_params, collect_results, collect_validation
 from .comparisons import CELL, compare_arms, compare_labels, compare_uses
 
 # %% ../../nbs/evidence/record.ipynb #6a82cb6f

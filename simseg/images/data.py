@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['THUMBNAIL', 'SIMILARITY', 'SPLITS', 'LISTS', 'ImageData', 'fingerprint_of', 'to_device', 'take', 'identify',
            'near_duplicates', 'group_images', 'KnownImages', 'known_images', 'save_known', 'read_known', 'is_known',
-           'use_lists', 'Split', 'split_data', 'list_near_duplicates', 'split_unlabelled']
+           'use_lists', 'Split', 'split_data', 'split_unlabelled']
 
 # %% ../../nbs/images/data.ipynb #d0fe8262
 import hashlib
@@ -285,15 +285,6 @@ def split_data(
     if listed is None or label_seed: is_val = np.repeat(_choose_val(sizes), sizes)
     else: is_val = (in_pool["part"] == "val").to_numpy()
     return Split(np.sort(pool[:n][~is_val[:n]]), np.sort(pool[:n][is_val[:n]]), np.sort(test))
-
-# %% ../../nbs/images/data.ipynb #0a9ad96c
-def list_near_duplicates(data: ImageData, part: Split) -> pd.DataFrame:  # group, name, part
-    "Return the images that have near-duplicates, and the side on which they are; no rows where there are none."
-    side = np.full(len(data), "left out", object)
-    for name in ("train", "val", "test"): side[getattr(part, name)] = name
-    groups = np.arange(len(data)) if data.groups is None else _numbered(data.groups)
-    table = pd.DataFrame({"group": groups, "name": data.names, "part": side})
-    return table[table.duplicated("group", keep=False)].sort_values("group", kind="stable", ignore_index=True)
 
 # %% ../../nbs/images/data.ipynb #6d557404
 def split_unlabelled(

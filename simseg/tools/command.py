@@ -20,7 +20,7 @@ from ..images.cache import cache_dir, clear_cache, list_cache
 from ..images.sets import classes_beside, read_classes, values_of_masks
 from ..simclr import run_simclr
 from ..study.files import begun_file, begun_study
-from ..study.results import current_runs, failed_and_stale, progress_sentence, study_progress
+from ..study.results import current_runs, failed_and_stale, study_progress
 from ..evidence.record import record_study
 from ..report import write_report_html
 from .predict import export_onnx, predict_files
@@ -149,8 +149,10 @@ def _status(args):
         table = study_progress(study)
         lines = table.rename(columns={"note": ""})
         lines.loc[table["state"].isin(["failed", "stale"]), ""] = "see below"
+        states = table["state"].replace(r"epoch.*", "running", regex=True).value_counts()
+        counted = ", ".join(f"{n} {state}" for state, n in states.items())
         text = "\n".join([lines.to_string(index=False, na_rep="", float_format="{:.3f}".format), "",
-                          progress_sentence(study["name"], table), *failed_and_stale(table)])
+                          f"Study {study['name']}: of {len(table)} runs {counted}.", *failed_and_stale(table)])
         if text != shown: print(clear + text, flush=True)
         shown = text
         if not args.watch or table["state"].isin(["trained", "evaluated"]).all(): return
