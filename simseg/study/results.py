@@ -169,7 +169,7 @@ def count_pixels(per_image: list[pd.DataFrame]) -> Counts:  # per_image.csv of e
     return Counts(np.stack([intersections_and_unions(table) for table in per_image]), images[0])
 
 # %% ../../nbs/study/results.ipynb #80ecd561
-def _cell(run: Run) -> dict: return {"encoder": run.start, "recipe": run.recipe, "label_ratio": run.ratio, "seed": run.seed}
+def _cell(run: Run): return {"encoder": run.start, "recipe": run.recipe, "label_ratio": run.ratio, "seed": run.seed}
 
 
 def collect_results(study: dict) -> pd.DataFrame:  # encoder, recipe, label_ratio, seed, n_train, every metric
