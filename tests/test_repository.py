@@ -68,6 +68,8 @@ def test_notebooks_are_executed_and_whole(path):
     shown = [cell["outputs"] for cell in cells if re.search(r"^print\(|;$", cell["source"], re.M)]
     assert all(shown), "not executed: make notebooks"
     assert not any(output["output_type"] == "error" for cell in cells for output in cell["outputs"])
+    title = cells_of(path)[0]  # which a batch job keeps
+    assert title["cell_type"] == "markdown" and title["source"].startswith("# ")
 
 
 @pytest.mark.parametrize("path", LIBRARY, **BY_NAME)
