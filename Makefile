@@ -67,8 +67,7 @@ readme: install  ## write README.md from nbs/index.ipynb
 notebooks: export OMP_NUM_THREADS = 1
 notebooks: install  ## execute every notebook in place, so that its saved outputs are real, then clean and export
 	rm -rf $(MADE_BY_NOTEBOOKS)
-	for nb in nbs/*.ipynb $(filter-out nbs/tutorials/%,$(wildcard nbs/*/*.ipynb)); do \
-		$(EXECUTE) --ExecutePreprocessor.store_widget_state=False $$nb || exit 1; done
+	for nb in nbs/*.ipynb; do $(EXECUTE) --ExecutePreprocessor.store_widget_state=False $$nb || exit 1; done
 	for nb in nbs/tutorials/*.ipynb; do $(EXECUTE) $$nb || exit 1; done
 	nbdev_clean && nbdev_export
 

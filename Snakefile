@@ -5,7 +5,7 @@
 #     snakemake --cores 2 --config study=params/quickstart.yaml --dry-run  say what would run, and why
 #     … --config study=… data_root=/path/to/data                             change a key of the study file
 #
-# A run owns its folder (nbs/base/run): it knows by itself whether it is new, goes on, or is finished. So Snakemake is
+# A run owns its folder (nbs/01_run): it knows by itself whether it is new, goes on, or is finished. So Snakemake is
 # told of one file a run, results.sha256, which names what the run has made by its content: it can be deleted and made
 # again without harm, and what depends on a run runs again when its content has changed.
 import logging
@@ -22,21 +22,15 @@ import yaml
 from filelock import FileLock, Timeout
 from snakemake.logging import logger
 
-from simseg.study.batch import STOPS, SUMS, is_heard, print_anything
-from simseg.study.lines import StudyLines
-from simseg.base.machine import resolved_precision
-from simseg.images.sets import files_fingerprint
-from simseg.evidence.tables import print_results
-from simseg.base.provenance import code_fingerprint
-from simseg.base.run import read_state
-from simseg.study.grid import cells_to_run
-from simseg.study.files import RESOURCES, check_not_taken, check_study
-from simseg.study.results import collect_results
-from simseg.study.grid import evaluation_params, pretraining_seed, ready_encoder, run_dir
-from simseg.study.files import note_origin, read_study
-from simseg.study.grid import simclr_params, split_arm, unet_params
-from simseg.study.resources import run_resources
-from simseg.learning.encoders import UNTRAINED, encoder_file
+from simseg.batch import STOPS, SUMS, StudyLines, is_heard, print_anything
+from simseg.core import resolved_precision
+from simseg.data import files_fingerprint
+from simseg.report import print_results
+from simseg.run import code_fingerprint, read_state
+from simseg.study import RESOURCES, cells_to_run, check_not_taken, check_study, collect_results
+from simseg.study import evaluation_params, note_origin, pretraining_seed, read_study, ready_encoder, run_dir
+from simseg.study import run_resources, simclr_params, split_arm, unet_params
+from simseg.transfer import UNTRAINED, encoder_file
 
 # glibc keeps freed memory for the next step instead of giving it back to the system: benchmarks/bench_memory.py says
 # what that gains. Without this line, or with a GLIBC_TUNABLES of one's own, it does as it likes.
@@ -68,7 +62,7 @@ HOW_IT_RUNS = ["data_root", "device", "precision"]  # a change of these makes no
 try: precision = resolved_precision(study["precision"], study["device"])
 except ValueError: precision = f"{study['precision']} on {study['device']}"  # where jobs are submitted is no GPU
 how_it_runs = " ".join(f"-r {key} {shlex.quote(study[key])}" for key in HOW_IT_RUNS) + f" -p threads {study['threads']}"
-write_sums = f"{python} -c 'from simseg.study.batch import write_sums; write_sums()'"
+write_sums = f"{python} -c 'from simseg.batch import write_sums; write_sums()'"
 
 wildcard_constraints:
     encoder=r"\w+", arm=r"\w+(-\w+)?", ratio=r"[0-9.e-]+", seed="[0-9]+"
@@ -148,7 +142,7 @@ onstart:
     note_origin(study, study_file)
     for each in STOPS: signal.signal(each, lines.stop)  # Snakemake has its own by now, which waits for every run's end
 
-make_report = f"{python} -c 'from simseg.tools.command import main; main()' report {root}/study.yaml > {root}/log.txt 2>&1"
+make_report = f"{python} -c 'from simseg.command import main; main()' report {root}/study.yaml > {root}/log.txt 2>&1"
 
 onsuccess: print_results(root)
 
@@ -162,7 +156,7 @@ onerror:
 localrules: report
 
 rule report:
-    input: "nbs/5_report.ipynb", [f"{folder}/results.sha256" for folder in evaluated]
+    input: "nbs/14_report.ipynb", [f"{folder}/results.sha256" for folder in evaluated]
     output: f"{root}/report.sha256"
     log: f"{root}/report.ipynb", f"{root}/log.txt"
     params: yaml.safe_dump(study), code_fingerprint("report")
@@ -177,7 +171,7 @@ rule simclr:
         made=made("metrics.json", "encoder.safetensors", "learnt_from.safetensors")
     threads: lambda w: study["threads"] * simclr_of(w)["processes"]
     resources: **takes("simclr")
-    shell: batch_job("2_simclr")
+    shell: batch_job("08_simclr")
 
 rule unet:
     input: pretrained
@@ -189,7 +183,7 @@ rule unet:
         made=made("metrics.json", "model/*")
     threads: study["threads"]
     resources: **takes("unet")
-    shell: batch_job("3_unet")
+    shell: batch_job("09_unet")
 
 rule evaluation:
     input: f"{root}/unet/{grid_cell}/results.sha256"
@@ -201,4 +195,4 @@ rule evaluation:
         made=made("metrics.json", "per_image.csv")
     threads: study["threads"]
     resources: **takes("evaluation")
-    shell: batch_job("4_evaluation")
+    shell: batch_job("10_evaluation")

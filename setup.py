@@ -2,7 +2,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
@@ -19,7 +19,7 @@ setup(
     keywords=cfg["keywords"],
     author=cfg["author"],
     license="MIT",
-    packages=find_packages(include=[cfg["lib_path"], f"{cfg['lib_path']}.*"]),
+    packages=[cfg["lib_path"]],
     package_data={cfg["lib_path"]: ["splits/*.csv"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),

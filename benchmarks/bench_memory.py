@@ -14,7 +14,7 @@ from pathlib import Path
 from bench_overhead import whole_loop
 from common import alternate, finish, parse, rates_of, read_setting
 
-from simseg.base.machine import make_accelerator
+from simseg.core import make_accelerator
 
 SNAKEFILE = Path(__file__).resolve().parent.parent / "Snakefile"
 

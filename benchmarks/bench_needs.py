@@ -11,8 +11,8 @@ import tempfile
 
 from common import finish, parse, read_setting
 
-from simseg.base.parameters import parameter_defaults
-from simseg.study.resources import memory_of
+from simseg.core import parameter_defaults
+from simseg.study import memory_of
 
 SETTINGS = [f"{stage}:{encoder}:{size}:{batch}" for stage, encoder, size, batch in [
     ("simclr", "resnet18", 32, 128), ("simclr", "resnet18", 64, 128), ("simclr", "resnet18", 128, 128),

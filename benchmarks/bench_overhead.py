@@ -7,13 +7,12 @@ Settings are stage:pixels:encoder:batch:steps.
 import torch
 from common import alternate, finish, parse, rates_of, read_setting
 
-from simseg.base.parameters import parameter_defaults
-from simseg.base.machine import compile_model, make_accelerator
-from simseg.images.data import to_device
-from simseg.learning.losses import make_loss
-from simseg.base.checkpoint import Kept
+from simseg.core import compile_model, make_accelerator, parameter_defaults
+from simseg.data import to_device
+from simseg.masks import make_loss
+from simseg.run import Kept
 from simseg.simclr import SimCLR, make_optimizer, nt_xent, pretrain
-from simseg.images.synthetic import make_synthetic
+from simseg.synthetic import draw_synthetic
 from simseg.unet import finetune, make_unet
 
 SETTINGS = [
@@ -65,7 +64,7 @@ def whole_loop(stage: str, size: int, encoder: str, batch: int, accelerator, com
     "Epochs as a stage runs them."
     params = parameter_defaults(stage)
     params |= {"batch_size": batch, "epochs": 10**6, "seed": 0, "compile": compile}
-    data = make_synthetic(steps * batch, size)
+    data = draw_synthetic(steps * batch, size)
     train = torch.arange(len(data))
     images = to_device(data.images, accelerator.device)
     if stage == "simclr":

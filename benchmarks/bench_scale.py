@@ -21,8 +21,8 @@ import torch
 from common import finish, parse, synchronise
 
 from simseg.augmentations import jitter_colour
-from simseg.base.machine import generator_for, make_accelerator
-from simseg.images.data import to_device
+from simseg.core import generator_for, make_accelerator
+from simseg.data import to_device
 from simseg.simclr import SimCLR, make_optimizer, make_schedule, train_epoch
 
 OPTIONS = {

@@ -30,19 +30,17 @@ from lightly.transforms import SimCLRTransform
 from PIL import Image
 from torch import nn
 
-from simseg.base.parameters import parameter_defaults
-from simseg.base.machine import bf16_in_hardware
-from simseg.images.data import to_device
-from simseg.images.sets import load_unlabelled
+from simseg.core import bf16_in_hardware, parameter_defaults
+from simseg.data import load_unlabelled, to_device
 from simseg.simclr import SimCLR, pretrain
-from simseg.images.synthetic import make_synthetic
+from simseg.synthetic import draw_synthetic
 
 SETTINGS = ["32:resnet18:128:8", "64:resnet18:128:4", "128:resnet50:32:4", "224:resnet50:32:2"]
 
 
 def write_pictures(folder: Path, n: int, size: int):
     "Pictures to train on, as JPEG files."
-    for i, image in enumerate(make_synthetic(n, size).images):
+    for i, image in enumerate(draw_synthetic(n, size).images):
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i:06d}.jpg", quality=92)
 
 

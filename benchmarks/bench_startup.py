@@ -19,7 +19,7 @@ from pathlib import Path
 
 from common import finish, in_turn, parse
 
-from simseg.base.files import repo_root
+from simseg.core import repo_root
 
 LIBRARIES = ["torch", "torch, segmentation_models_pytorch, sklearn.linear_model, matplotlib.pyplot, pandas"]
 MODULES = ["core", "run", "data", "augmentations", "simclr", "unet", "evaluation", "study", "report", "batch"]

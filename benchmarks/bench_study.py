@@ -16,10 +16,8 @@ from pathlib import Path
 
 from common import finish, in_turn, parse
 
-from simseg.base.files import repo_root, resolve_path, write_csv, write_json
-from simseg.base.config import write_yaml
-from simseg.study.files import read_study
-from simseg.study.status import run_params, study_runs
+from simseg.core import repo_root, resolve_path, write_csv, write_json, write_yaml
+from simseg.study import read_study, run_params, study_runs
 
 CELLS = [10, 100, 300]
 RAN_ON = {"images": "0" * 16, "precision": "fp32", "commit": "0" * 40, "machine": "made up", "seeds": {"weights": 1}}

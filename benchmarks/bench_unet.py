@@ -19,12 +19,11 @@ from segmentation_models_pytorch.datasets import OxfordPetDataset
 from torch import nn
 
 from simseg.augmentations import IMAGENET_MEAN, IMAGENET_STD
-from simseg.base.parameters import parameter_defaults
-from simseg.images.data import to_device
-from simseg.images.sets import load_pairs
-from simseg.images.masks import BACKGROUND
-from simseg.base.checkpoint import Kept
-from simseg.images.synthetic import make_synthetic
+from simseg.core import parameter_defaults
+from simseg.data import load_pairs, to_device
+from simseg.masks import BACKGROUND
+from simseg.run import Kept
+from simseg.synthetic import draw_synthetic
 from simseg.unet import finetune, make_unet
 
 
@@ -34,7 +33,7 @@ def write_pairs(folder: Path, n: int, size: int):
     own = folder / "own"
     for path in (pets / "images", pets / "annotations" / "trimaps", own / "masks"): path.mkdir(parents=True)
     (own / "images").symlink_to(pets / "images")
-    data = make_synthetic(n, size)
+    data = draw_synthetic(n, size)
     lines = []
     for i, (name, image, trimap) in enumerate(zip(data.names, data.images, data.masks)):
         Image.fromarray(image.transpose(1, 2, 0)).save(pets / "images" / f"{name}.jpg", quality=92)

@@ -16,8 +16,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from simseg.augmentations import IMAGENET_MEAN, IMAGENET_STD, jitter_colour, two_views
-from simseg.base.machine import compile_model, make_accelerator
-from simseg.images.synthetic import make_synthetic
+from simseg.core import compile_model, make_accelerator
+from simseg.synthetic import draw_synthetic
 
 
 def torchvision_view(size: int) -> v2.Transform:
@@ -48,7 +48,7 @@ def kornia_view(size: int) -> torch.nn.Module:
 
 def contestants(size: int, batch: int, device: torch.device) -> dict:  # name → function that draws and says how many
     "Every way to draw the views of the same images."
-    pixels = torch.from_numpy(make_synthetic(batch, size).images)
+    pixels = torch.from_numpy(draw_synthetic(batch, size).images)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
     some = range(max(1, batch // 8))  # for those that draw one image after the other
     on_device = pixels.to(device)

@@ -14,11 +14,10 @@ import sys
 import torch
 from common import finish, parse
 
-from simseg.evidence.comparisons import encoder_kind
-from simseg.base.files import resolve_path
+from simseg.compare import encoder_kind
+from simseg.core import resolve_path
 from simseg.simclr import run_simclr
-from simseg.study.grid import arm_name, simclr_params, split_arm, study_cells, unet_params
-from simseg.study.files import read_study
+from simseg.study import arm_name, read_study, simclr_params, split_arm, study_cells, unet_params
 from simseg.unet import run_unet
 
 

@@ -14,12 +14,11 @@ from pathlib import Path
 import pandas as pd
 from common import finish, parse
 
-from simseg.base.files import read_json, resolve_path, write_json
-from simseg.base.parameters import parameter_defaults
+from simseg.core import parameter_defaults, read_json, resolve_path, write_json
 from simseg.evaluation import run_evaluation
-from simseg.base.provenance import git_commit
+from simseg.run import git_commit
 from simseg.simclr import run_simclr
-from simseg.evidence.statistics import seed_interval
+from simseg.statistics import seed_interval
 from simseg.unet import run_unet
 
 METRICS = ["nt_xent", "iou", "f1", "bce_loss", "accuracy"]

@@ -8,13 +8,10 @@ import sys
 import torch
 from common import finish, parse
 
-from simseg.learning.consistency import without_labels
-from simseg.base.files import resolve_path
-from simseg.base.machine import make_accelerator
-from simseg.learning.metrics import summarise
-from simseg.study.grid import split_arm, study_cells, study_data, unet_params
-from simseg.study.files import read_study
-from simseg.study.status import read_history
+from simseg.consistency import without_labels
+from simseg.core import make_accelerator, resolve_path
+from simseg.masks import summarise
+from simseg.study import read_history, read_study, split_arm, study_cells, study_data, unet_params
 from simseg.unet import count_images, load_model
 
 

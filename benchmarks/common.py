@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from simseg.base.files import resolve_path, write_json
-from simseg.base.machine import make_accelerator
-from simseg.base.provenance import provenance
+from simseg.core import make_accelerator, resolve_path, write_json
+from simseg.run import provenance
 
 HELP = {
     "rounds": "alternations; the table holds their medians",
@@ -24,10 +23,10 @@ HELP = {
     "batch": "images a step",
     "steps": "training steps a round",
     "seconds": "how long one contestant draws in a round",
-    "compile": "auto, on or off, as the parameter of 2_simclr and 3_unet",
+    "compile": "auto, on or off, as the parameter of 08_simclr and 09_unet",
     "settings": "what to compare, parts joined by colons",
-    "dataset": "as 3_unet's",
-    "data_root": "as 3_unet's",
+    "dataset": "as 09_unet's",
+    "data_root": "as 09_unet's",
     "epochs": "of pretraining; two more of fine-tuning",
     "seeds": "a run each",
     "other": "another checkout of simseg to compare with",

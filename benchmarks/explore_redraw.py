@@ -10,8 +10,8 @@ import time
 import ipywidgets as widgets
 from common import finish, parse
 
-from simseg.tools.explore import explore_data, explore_embedding, explore_neighbours, explore_predictions
-from simseg.tools.explore import explore_study, explore_temperature, explore_views
+from simseg.explore import (explore_data, explore_embedding, explore_neighbours, explore_predictions, explore_study,
+                            explore_temperature, explore_views)
 
 MOVES = 20  # of a slider, from its least value up
 

@@ -16,11 +16,9 @@ import pandas as pd
 import torch
 from common import parse
 
-from simseg.base.files import read_json, repo_root, resolve_path, write_atomic, write_json
-from simseg.base.config import read_yaml
-from simseg.base.machine import make_accelerator
-from simseg.base.config import write_yaml
-from simseg.base.provenance import provenance
+from simseg.core import make_accelerator, read_json, read_yaml, repo_root, resolve_path, write_atomic, write_json
+from simseg.core import write_yaml
+from simseg.run import provenance
 
 OUT = "outputs/gpu"
 SIMCLR = ["64:resnet18:256:40", "128:resnet50:128:20", "224:resnet50:128:10"]

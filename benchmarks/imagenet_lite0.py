@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from simseg.base.files import write_atomic
-from simseg.learning.encoders import check_weights, load_encoder, make_encoder
+from simseg.core import write_atomic
+from simseg.transfer import check_weights, load_encoder, make_encoder
 
 BREEDS = {  # as the pets' files name them → ImageNet's class
     "chihuahua": 151, "japanese_chin": 152, "basset_hound": 161, "beagle": 162, "staffordshire_bull_terrier": 179,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simseg.base.parameters import parameter_defaults
+from simseg.core import parameter_defaults
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent

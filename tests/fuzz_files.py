@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from simseg.images.files import open_image, read_image
-from simseg.images.folders import turn_like
-from simseg.images.masks import BACKGROUND, FOREGROUND, as_trimap, mask_values
+from simseg.data import open_picture, read_picture, turn_like
+from simseg.masks import BACKGROUND, FOREGROUND, as_trimap, mask_values
 
 SECONDS = 30  # that a single file may take, however slow the machine
 MODES = {  # mode → formats that can hold it
@@ -85,7 +84,7 @@ class Drawn:
 
     def check_picture(self):
         "Read it as a photo; a whole one must be what was drawn."
-        found = read_image(self.path)
+        found = read_picture(self.path)
         assert found.mode == "RGB" and min(found.size) > 0
         if self.kind != "whole" or self.turned: return
         seen = np.asarray(found).mean(2)
@@ -95,7 +94,7 @@ class Drawn:
 
     def check_mask(self):
         "Read it as a mask; a whole one must be what was drawn."
-        stored = open_image(self.path)
+        stored = open_picture(self.path)
         values = mask_values(turn_like(stored, Image.new("RGB", stored.size), self.path, self.path), self.path)
         found = as_trimap(values, self.path, compression=stored.format if self.lossy else "")
         assert set(np.unique(found)) <= {FOREGROUND, BACKGROUND}

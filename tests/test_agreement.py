@@ -9,9 +9,7 @@ from torch import nn
 from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, BinaryJaccardIndex, BinaryPrecision, BinaryRecall
 from torchmetrics.functional.classification import binary_jaccard_index
 
-from simseg.images.masks import IGNORED
-from simseg.learning.losses import LOSSES, make_loss
-from simseg.learning.metrics import count_batch, summarise
+from simseg.masks import IGNORED, LOSSES, count_batch, make_loss, summarise
 from simseg.simclr import make_optimizer, make_schedule, nt_xent
 
 

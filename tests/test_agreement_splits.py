@@ -4,12 +4,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from simseg.images.splits import split_data
-from simseg.images.known import split_unlabelled
-from simseg.study.grid import evaluation_params, pretrainings, simclr_params, study_cells, unet_params
-from simseg.study.files import check_study
-from simseg.images.data import ImageData
-from simseg.images.synthetic import make_synthetic
+from simseg.data import split_data, split_unlabelled
+from simseg.study import check_study, evaluation_params, pretrainings, simclr_params, study_cells, unet_params
+from simseg.synthetic import ImageData, draw_synthetic
 
 SIZES = {
     "odd": [1, 2, 3, 7, 37, 101, 200],
@@ -73,7 +70,7 @@ def check_splits(data, kind):
 def test_splits_are_disjoint_stratified_nested(sizes, kind): check_splits(labelled(sizes), kind)
 
 
-def test_splits_of_synthetic_images(): check_splits(make_synthetic(300, 16), "random")
+def test_splits_of_synthetic_images(): check_splits(draw_synthetic(300, 16), "random")
 
 
 NO_BETTER = "every tenth of the stratified order is no better spread over the classes than a tenth drawn at random"

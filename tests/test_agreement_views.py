@@ -10,9 +10,9 @@ from scipy.stats import binomtest, chisquare, ks_2samp, kstest
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 from simseg import augmentations
-from simseg.augmentations import blur_kernel, draw_colour, draw_views, gaussian_blur, jitter_colour, normalise
-from simseg.augmentations import random_crops, random_pairs, random_views, resized_crop, two_views
-from simseg.base.machine import compile_model
+from simseg.augmentations import (blur_kernel, draw_colour, draw_views, gaussian_blur, jitter_colour, normalise,
+                                  random_crops, random_pairs, random_views, resized_crop, two_views)
+from simseg.core import compile_model
 
 STEPS = [TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue]
 PLAUSIBLE = 1e-4  # least p-value of a draw from the right distribution; a wrong one gives far less

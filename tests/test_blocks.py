@@ -1,18 +1,16 @@
 "A study in blocks: which epoch is kept, which images are labelled, which pretraining a seed uses, what is recorded."
+import subprocess
+
 import pytest
 import torch
-from conftest import small
+from conftest import BIN, ROOT, TWO_ENCODERS, small, with_our_commands
 
 from simseg import unet
-from simseg.base.files import read_json, write_csv, write_json
-from simseg.base.config import read_yaml, write_yaml
-from simseg.images.splits import split_data
-from simseg.images.sets import load_pairs
-from simseg.images.known import read_known
-from simseg.evidence.record import record_study
-from simseg.study.grid import MINIATURE, cells_to_run, pretrainings, run_dir, study_cells, unet_params
-from simseg.study.files import check_study
-from simseg.study.status import run_params, runs_of_cell
+from simseg.core import read_json, read_yaml, write_csv, write_json, write_yaml
+from simseg.data import load_pairs, read_known, split_data
+from simseg.report import record_study
+from simseg.study import (MINIATURE, cells_to_run, check_study, pretrainings, run_dir, run_params,
+                          runs_of_cell, study_cells, unet_params)
 from simseg.unet import load_model, run_unet
 
 
@@ -134,3 +132,11 @@ def test_a_block_of_two_machines_is_refused_and_the_record_stays(two_seeds):
     write_yaml(run, {**read_yaml(run), "ran_on": {"commit": "c", "machine": "third", "images": "i"}})
     with pytest.raises(ValueError, match="seed 0|one machine"): record_study(study)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_snakemake_plans_cells_whose_pretrainings_are_used_in_turn(make_study):
+    "Wildcards are text, and a seed among them is a number all the same."
+    file, _ = make_study("turns", TWO_ENCODERS + "pretraining_seeds: [0]\n")
+    command = [BIN / "snakemake", "--cores", "1", "--dry-run", "--config", f"study={file}"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=with_our_commands())
+    assert run.returncode == 0, run.stdout + run.stderr

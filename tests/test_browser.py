@@ -17,11 +17,10 @@ from browser import EXECUTABLE, EXPLORERS, FLAGS, MINUTES, run_all_cells, serve_
 from conftest import ROOT
 from playwright.sync_api import expect, sync_playwright
 
-from simseg.base.config import write_yaml
+from simseg.core import write_yaml
 from simseg.evaluation import run_evaluation
 from simseg.simclr import run_simclr
-from simseg.study.grid import evaluation_params, pretrainings, simclr_params, study_cells, unet_params
-from simseg.study.files import check_study
+from simseg.study import check_study, evaluation_params, pretrainings, simclr_params, study_cells, unet_params
 from simseg.unet import run_unet
 
 REQUIRED = os.environ.get("SIMSEG_BROWSER") == "required"

@@ -10,24 +10,21 @@ from conftest import small
 from PIL import Image
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from simseg.tools.command import main
-from simseg.evidence.comparisons import compare_arms
-from simseg.base.files import read_json, write_json
-from simseg.base.config import write_yaml
-from simseg.images.splits import split_data
-from simseg.images.sets import _as_species, load_pairs
+from simseg.command import main
+from simseg.compare import compare_arms
+from simseg.core import read_json, write_json, write_yaml
+from simseg.data import _as_species, load_pairs, split_data
 from simseg.evaluation import run_evaluation
-from simseg.tools.explore import explore_predictions
-from simseg.images.masks import BACKGROUND, BORDER, FOREGROUND, IGNORED, parse_classes
-from simseg.learning.metrics import class_stats, count_batch, summarise
-from simseg.tools.predict import predict, predict_files
-from simseg.evidence.tables import class_table, confusion_matrix
+from simseg.explore import explore_predictions
+from simseg.masks import (BACKGROUND, BORDER, FOREGROUND, IGNORED, class_stats, count_batch, parse_classes,
+                          summarise)
+from simseg.predict import predict, predict_files
+from simseg.report import class_table, confusion_matrix
 from simseg.simclr import run_simclr
-from simseg.study.grid import evaluation_params, pretrainings, simclr_params, study_cells, unet_params
-from simseg.study.files import check_study
-from simseg.study.results import collect_counts, collect_images, collect_results
+from simseg.study import (check_study, collect_counts, collect_images, collect_results, evaluation_params,
+                          pretrainings, simclr_params, study_cells, unet_params)
 from simseg.unet import load_model, run_unet
-from simseg.evidence.verdict import verdict
+from simseg.verdict import verdict
 
 SIDE = 48
 ANIMALS = "cat=1 dog=2 ignore=255"
@@ -321,8 +318,8 @@ def test_images_without_labels_teach_several_classes(tmp_path):
 def test_the_notebooks_show_any_number_of_classes(papermill, tmp_path):
     "As batch jobs, with more classes than a picture has channels; nothing is said of parameters that nobody knows."
     shared = {"dataset": make_folder(tmp_path / "own"), "classes": "cat=1 dog=2 line=255", "device": "cpu"}
-    stages = {"3_unet": {"epochs": 1, "image_size": 32, "out_dir": tmp_path / "unet"},
-              "4_evaluation": {"model_dir": tmp_path / "unet" / "model", "out_dir": tmp_path / "test"}}
+    stages = {"09_unet": {"epochs": 1, "image_size": 32, "out_dir": tmp_path / "unet"},
+              "10_evaluation": {"model_dir": tmp_path / "unet" / "model", "out_dir": tmp_path / "test"}}
     for name, params in stages.items():
         run = papermill(name, **shared, **params)
         assert run.returncode == 0, run.stderr[-2000:]

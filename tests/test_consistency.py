@@ -5,17 +5,12 @@ import torch
 from conftest import small
 
 from simseg import consistency, unet
-from simseg.learning.consistency import Consistency
-from simseg.base.files import read_json
-from simseg.base.config import read_yaml
-from simseg.base.machine import make_accelerator
-from simseg.images.splits import split_data
-from simseg.images.sets import load_pairs, reading_of
-from simseg.images.known import read_known
+from simseg.consistency import Consistency
+from simseg.core import make_accelerator, read_json, read_yaml
+from simseg.data import load_pairs, read_known, reading_of, split_data
 from simseg.evaluation import run_evaluation
-from simseg.base.checkpoint import Kept
-from simseg.study.grid import unet_params
-from simseg.study.files import check_study
+from simseg.run import Kept
+from simseg.study import check_study, unet_params
 from simseg.unet import run_unet
 
 ASKED = {"consistency": 1.0, "label_ratio": 0.2, "epochs": 3, "max_images": 96}

@@ -7,17 +7,13 @@ import pytest
 import torch
 from conftest import small
 
-from simseg.base.files import read_csv, read_json, write_json
-from simseg.base.config import write_yaml
-from simseg.base.machine import generator_for
-from simseg.images.sets import load_pairs
-from simseg.images.known import read_known
+from simseg.core import generator_for, read_csv, read_json, write_json, write_yaml
+from simseg.data import load_pairs, read_known
 from simseg.evaluation import run_evaluation
-from simseg.base.checkpoint import Checkpoint, check_saved
-from simseg.base.run import Run, read_state
+from simseg.run import Run, State, check_saved, read_state
 from simseg.simclr import run_simclr
-from simseg.study.files import begun_study, check_not_taken, check_study, note_origin
-from simseg.images.synthetic import make_synthetic
+from simseg.study import begun_study, check_not_taken, check_study, note_origin
+from simseg.synthetic import draw_synthetic
 from simseg.unet import load_model, run_unet
 
 
@@ -59,7 +55,7 @@ def test_a_reader_names_the_file_and_what_to_do(read, content, tmp_path):
 
 def test_no_bit_of_a_state_changes_unnoticed(tmp_path):
     "Wherever it is: the change is noticed, or it lies in what nobody reads."
-    whole = Checkpoint(tmp_path / "checkpoint.pt")
+    whole = State(tmp_path / "checkpoint.pt")
     whole.resume(model=torch.nn.Linear(40, 3), order=generator_for(0, "order"))
     whole.save({"epoch": 1, "loss": 0.5})
     content = whole.path.read_bytes()
@@ -223,7 +219,7 @@ def test_a_damaged_set_in_the_cache_is_decoded_anew(kind, name, tmp_path, monkey
     from PIL import Image
 
     for part in ("images", "masks"): (tmp_path / part).mkdir()
-    drawn = make_synthetic(12, 32)
+    drawn = draw_synthetic(12, 32)
     for i, image in enumerate(drawn.images):
         Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / "images" / f"{i}.png")
         Image.fromarray((drawn.masks[i] == 1).astype(np.uint8) * 255).save(tmp_path / "masks" / f"{i}.png")

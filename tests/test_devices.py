@@ -13,14 +13,11 @@ from torch._subclasses import FakeTensorMode
 import simseg.augmentations
 from simseg import simclr, unet
 from simseg.augmentations import random_pairs, two_views
-from simseg.learning.consistency import Consistency, follow
-from simseg.base.config import read_yaml
-from simseg.images.masks import BORDERS, make_targets
-from simseg.learning.losses import LOSSES, make_loss
-from simseg.learning.metrics import _count_classes, count_batch
+from simseg.consistency import Consistency, follow
+from simseg.core import read_yaml
+from simseg.masks import BORDERS, LOSSES, _count_classes, count_batch, make_loss, make_targets
 from simseg.simclr import OPTIMIZERS, SimCLR, make_optimizer
-from simseg.study.grid import study_cells
-from simseg.study.files import check_study
+from simseg.study import check_study, study_cells
 
 GPU = torch.device("cuda")
 # the backward pass takes a driver, so it is left out, and the optimizer steps along gradients of ones

@@ -6,15 +6,11 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from simseg.base.files import resolve_path, write_csv, write_json
-from simseg.base.config import write_yaml
-from simseg.tools.widgets import first_study
-from simseg.tools.explore import draw_study, explore_data, explore_embedding, explore_neighbours, explore_predictions
-from simseg.tools.explore import explore_study, explore_temperature, explore_views
-from simseg.study.grid import run_dir, simclr_params
-from simseg.study.files import check_study, study_files
-from simseg.study.status import study_progress
-from simseg.learning.encoders import make_encoder, save_encoder
+from simseg.core import resolve_path, write_csv, write_json, write_yaml
+from simseg.explore import (draw_study, explore_data, explore_embedding, explore_neighbours, explore_predictions,
+                            explore_study, explore_temperature, explore_views, first_study)
+from simseg.study import check_study, run_dir, simclr_params, study_files, study_progress
+from simseg.transfer import make_encoder, save_encoder
 
 STUDY = {
     "name": "begun", "image_size": 32, "label_ratios": [0.8, 0.2], "seeds": [0], "seeds_at": {0.2: [0, 1]},

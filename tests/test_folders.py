@@ -17,23 +17,18 @@ from conftest import small
 from PIL import Image
 
 from simseg import core, data
-from simseg.images.files import find_image_files
-from simseg.images.folders import check_unlabelled
-from simseg.images.splits import split_data
-from simseg.images.sets import load_data, load_pairs, load_unlabelled
-from simseg.images.known import read_known
+from simseg.data import check_unlabelled, find_pictures, load_data, load_pairs, load_unlabelled, read_known, split_data
 from simseg.evaluation import run_evaluation
-from simseg.images.masks import BACKGROUND
-from simseg.tools.command import main
+from simseg.masks import BACKGROUND
+from simseg.predict import main
 from simseg.simclr import run_simclr
-from simseg.evidence.statistics import compare, count_pixels
-from simseg.study.grid import MINIATURE
-from simseg.study.files import check_study
-from simseg.images.synthetic import make_synthetic
+from simseg.statistics import compare, count_pixels
+from simseg.study import MINIATURE, check_study
+from simseg.synthetic import draw_synthetic
 from simseg.unet import load_model, run_unet
 
 SIDE = 48
-ANIMALS = make_synthetic(60, SIDE)
+ANIMALS = draw_synthetic(60, SIDE)
 PHOTOS = [Image.fromarray(image.transpose(1, 2, 0)) for image in ANIMALS.images]
 THINGS = [np.where(mask != BACKGROUND, 255, 0).astype(np.uint8) for mask in ANIMALS.masks]
 HALVES = np.zeros((SIDE, SIDE), np.uint8)
@@ -151,7 +146,7 @@ def deep(values):
     return lambda path: Image.fromarray(values).save(path)
 
 
-def missing_runs(values):
+def holes(values):
     values = values.copy()
     values[0, 0] = np.nan
     return values
@@ -164,7 +159,7 @@ READ_AS_GREY = {  # kind → how it is saved, ending
     "32 bits": (deep(GREY.astype(np.int32) * 70000), "tif"),
     "signed": (deep(GREY.astype(np.int32) - 1000), "tif"),
     "float to 1": (deep(GREY.astype(np.float32) / 255), "tif"),
-    "float with holes": (deep(missing_runs(GREY.astype(np.float32) * 3 - 7)), "tif"),
+    "float with holes": (deep(holes(GREY.astype(np.float32) * 3 - 7)), "tif"),
     "grey": (deep(GREY), "png"),
     "grey JPEG": (deep(GREY), "jpg"),
     "upper-case": (deep(GREY), "PNG"),
@@ -213,7 +208,7 @@ def test_hidden_names_are_no_pictures_and_linked_folders_are(tmp_path):
 def test_a_picture_in_two_formats_is_taken_once(tmp_path):
     folder = photos(tmp_path / "photos", 2)
     (folder / "00.heic").write_bytes(b"ftypheic")
-    assert [path.name for path in find_image_files(folder)] == ["00.png", "01.png"]
+    assert [path.name for path in find_pictures(folder)] == ["00.png", "01.png"]
 
 
 def damaged(folder, count):
@@ -806,7 +801,7 @@ def test_names_of_an_old_disk_are_printed_and_written(tmp_path, capsys):
 
 def test_a_batch_run_that_fails_ends_in_one_sentence(tmp_path, papermill):
     folder = damaged(photos(tmp_path / "photos", 10), 2)
-    done = papermill("2_simclr", dataset=str(folder), out_dir=str(tmp_path / "out"), epochs=0)
+    done = papermill("08_simclr", dataset=str(folder), out_dir=str(tmp_path / "out"), epochs=0)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert re.fullmatch(r"ValueError: 2 of 10 images of .* cannot be read, .*00.png is empty.", last)
@@ -843,7 +838,7 @@ def claims(path, width, height):
 
 def test_a_scan_of_196_megapixels_is_read(tmp_path):
     Image.new("1", (14_000, 14_000)).save(tmp_path / "scan.png")
-    assert data.open_image(tmp_path / "scan.png").size == (14_000, 14_000)
+    assert data.open_picture(tmp_path / "scan.png").size == (14_000, 14_000)
 
 
 @pytest.mark.parametrize("width, height, why", [

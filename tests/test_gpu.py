@@ -7,13 +7,11 @@ from conftest import small
 from safetensors.torch import load_file
 
 from simseg.augmentations import random_pairs, random_views, two_views
-from simseg.base.machine import generator_for, make_accelerator
+from simseg.core import generator_for, make_accelerator
 from simseg.evaluation import run_evaluation
-from simseg.images.masks import make_targets
-from simseg.learning.losses import LOSSES, make_loss
-from simseg.learning.metrics import count_batch
+from simseg.masks import LOSSES, count_batch, make_loss, make_targets
 from simseg.simclr import SimCLR, nt_xent, run_simclr
-from simseg.images.synthetic import make_synthetic
+from simseg.synthetic import draw_synthetic
 from simseg.unet import make_unet, run_unet
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -23,7 +21,7 @@ GPU = torch.device("cuda")
 @pytest.fixture
 def drawn():
     "Images and masks on the GPU."
-    data = make_synthetic(32, 64)
+    data = draw_synthetic(32, 64)
     return torch.from_numpy(data.images).to(GPU), torch.from_numpy(data.masks).to(GPU)
 
 

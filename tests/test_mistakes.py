@@ -16,18 +16,15 @@ from torchmetrics.classification import BinaryJaccardIndex
 
 from simseg import evaluation, report, unet
 from simseg.augmentations import normalise, random_views, two_views
-from simseg.base.machine import make_accelerator
-from simseg.images.splits import split_data
-from simseg.images.sets import load_data, load_pairs
+from simseg.core import make_accelerator
+from simseg.data import load_data, load_pairs, split_data
 from simseg.evaluation import evaluate, find_objects, run_evaluation, show_overlays
-from simseg.images.drawing import overlay_batch
-from simseg.images.masks import make_targets
-from simseg.learning.metrics import count_batch, summarise
+from simseg.figures import overlay_batch
+from simseg.masks import count_batch, make_targets, summarise
 from simseg.simclr import SimCLR, make_optimizer, nt_xent, run_simclr, validate
-from simseg.study.grid import evaluation_params, study_data, unet_params
-from simseg.study.files import check_study
-from simseg.images.synthetic import make_synthetic
-from simseg.learning.encoders import save_encoder
+from simseg.study import check_study, evaluation_params, study_data, unet_params
+from simseg.synthetic import draw_synthetic
+from simseg.transfer import save_encoder
 from simseg.unet import load_model, make_unet, run_unet
 
 
@@ -70,7 +67,7 @@ def write_cifar10(folder, pictures):
 
 def test_3_both_views_are_views_of_the_image(tmp_path):
     "On CIFAR-10 the two 'views' were the image and its label."
-    pictures = make_synthetic(8, 32).images.transpose(0, 2, 3, 1)
+    pictures = draw_synthetic(8, 32).images.transpose(0, 2, 3, 1)
     write_cifar10(tmp_path / "cifar10", pictures)
     data = load_data("cifar10", 32, str(tmp_path))
     assert np.array_equal(data.images.transpose(0, 2, 3, 1), pictures)
@@ -138,7 +135,7 @@ def test_6_what_chose_the_model_is_what_is_reported(loss, border, tmp_path):
 
 def test_views_of_a_batch_differ_image_by_image():
     "torchvision's v2 transforms draw one set of parameters for a whole batch."
-    image = torch.from_numpy(make_synthetic(1, 32).images).expand(16, -1, -1, -1)
+    image = torch.from_numpy(draw_synthetic(1, 32).images).expand(16, -1, -1, -1)
     views = random_views(image, torch.Generator().manual_seed(0))
     assert len(torch.unique(views.flatten(1), dim=0)) == 16
 
@@ -175,7 +172,7 @@ def test_a_frozen_encoder_stays_as_it_was_bit_for_bit(place, papermill, tmp_path
     params = small("unet", tmp_path / "unet", **changed)
     if place == "library": run_unet(params)
     else:
-        run = papermill("3_unet", **{name: value for name, value in params.items() if value != ""})
+        run = papermill("09_unet", **{name: value for name, value in params.items() if value != ""})
         assert run.returncode == 0, run.stderr[-2000:]
     before = load_file(tmp_path / "simclr" / "encoder.safetensors")
     after = load_file(tmp_path / "unet" / "model" / "model.safetensors")

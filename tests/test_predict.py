@@ -11,13 +11,10 @@ import torch
 from conftest import BIN, small
 from PIL import Image
 
-from simseg.base.files import write_csv, write_json
-from simseg.base.config import write_yaml
-from simseg.base.machine import make_accelerator
-from simseg.tools.predict import predict, predict_files
-from simseg.study.grid import evaluation_params, unet_params
-from simseg.study.files import check_study, note_origin
-from simseg.images.synthetic import make_synthetic
+from simseg.core import make_accelerator, write_csv, write_json, write_yaml
+from simseg.predict import predict, predict_files
+from simseg.study import check_study, evaluation_params, note_origin, unet_params
+from simseg.synthetic import draw_synthetic
 from simseg.unet import load_model, predict_batches, run_unet
 
 TURNED = 6  # EXIF orientation: the camera was held upright, the pixels lie on their side
@@ -39,7 +36,7 @@ def photos(tmp_path):
     "A folder as people have them: sizes, modes and endings mixed, one picture turned by EXIF, another file among them."
     folder = tmp_path / "photos"
     (folder / "trip").mkdir(parents=True)
-    first, second, third, fourth = as_pictures(make_synthetic(4, 90).images)
+    first, second, third, fourth = as_pictures(draw_synthetic(4, 90).images)
     exif = Image.Exif()
     exif[0x0112] = TURNED
     first.resize((150, 90)).save(folder / "turned.JPG", exif=exif)
@@ -89,7 +86,7 @@ def test_a_folder_without_a_model_ends_in_one_sentence(photos, tmp_path):
     run = simseg(tmp_path, "predict", "photos", "--model", "nothing", "--out", "masks")
     assert run.returncode == 2
     place = re.escape(f"{tmp_path}/nothing")
-    assert re.fullmatch(rf"simseg: There is no model in {place} .*that 3_unet wrote\.\n", run.stderr)
+    assert re.fullmatch(rf"simseg: There is no model in {place} .*that 09_unet wrote\.\n", run.stderr)
 
 
 @pytest.mark.parametrize("images, out, message", [
@@ -118,8 +115,8 @@ def test_bad_options_are_named(bad, message, model):
 
 
 def test_a_prediction_is_what_evaluation_counts(model):
-    "At the model's own size; so what 4_evaluation reports holds for `simseg predict`."
-    images = make_synthetic(6, 32).images
+    "At the model's own size; so what 10_evaluation reports holds for `simseg predict`."
+    images = draw_synthetic(6, 32).images
     network, _ = load_model(model)
     accelerator = make_accelerator("cpu", "fp32")
     ((_, logits),) = predict_batches(network, torch.from_numpy(images), torch.arange(6), accelerator)

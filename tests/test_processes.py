@@ -11,11 +11,10 @@ from conftest import small
 from safetensors.torch import load_file
 
 import simseg.simclr
-from simseg.base.machine import generator_for
-from simseg.base.run import read_state
-from simseg.learning.processes import share_batch_norm
-from simseg.simclr import SimCLR, nt_xent, run_simclr
-from simseg.images.synthetic import make_synthetic
+from simseg.core import generator_for
+from simseg.run import read_state
+from simseg.simclr import SimCLR, nt_xent, run_simclr, share_batch_norm
+from simseg.synthetic import draw_synthetic
 
 # what is written at first, and trains: each process's own projections carry gradients, those of the others none
 WITHOUT_GRADIENTS = """
@@ -63,7 +62,7 @@ def one_of_two(rank: int, folder: str, broken: bool, encoder_name: str):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     if broken: exec(WITHOUT_GRADIENTS, {})
-    images = torch.from_numpy(make_synthetic(8, 64).images)
+    images = torch.from_numpy(draw_synthetic(8, 64).images)
     found = exact_step(images, rank, 2, encoder_name) if encoder_name else step(images, rank, 2)
     torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -84,7 +83,7 @@ def far(found: dict, wanted: dict) -> float:
 
 def test_two_processes_of_four_images_are_one_of_eight(tmp_path):
     "Loss, gradients and running statistics; without gradients through the gather they are others."
-    alone = step(torch.from_numpy(make_synthetic(8, 64).images), 0, 1)
+    alone = step(torch.from_numpy(draw_synthetic(8, 64).images), 0, 1)
     two = of_two(tmp_path)
     assert two["loss"].item() == pytest.approx(alone["loss"].item(), rel=1e-5)
     assert far(two, alone) < 0.01
@@ -99,7 +98,7 @@ def test_two_processes_of_four_images_are_one_of_eight(tmp_path):
 @pytest.mark.parametrize("name", ["timm-tf_efficientnet_lite0", "timm-skresnet18"])
 def test_batch_norm_that_ends_in_an_activation_is_shared_too(name, tmp_path):
     "The first has stochastic depth and layers that no feature map passes through, the second two kinds of batch norm."
-    alone = exact_step(torch.from_numpy(make_synthetic(8, 64).images), 0, 1, name)
+    alone = exact_step(torch.from_numpy(draw_synthetic(8, 64).images), 0, 1, name)
     two = of_two(tmp_path, encoder_name=name)
     assert two.keys() == alone.keys()
     for key, value in alone.items(): torch.testing.assert_close(two[key], value, rtol=1e-7, atol=1e-9, msg=key)

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 from types import CodeType
@@ -15,17 +14,13 @@ from types import CodeType
 import pytest
 from conftest import BIN, ROOT
 
-from simseg.study.batch import only_imports
-from simseg.base.parameters import parameter_defaults
+from simseg.batch import only_imports
+from simseg.core import parameter_defaults
 
-NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
-LIBRARY = [path for path in NOTEBOOKS if path.parent.name != "tutorials" and path.stem != "index"]
-STAGES = ["1_augmentations", "2_simclr", "3_unet", "4_evaluation", "5_report"]
-# From the ground up: a floor is a folder of rooms, or a stage.
-FLOORS = ["base", "images", "augmentations", "learning", "simclr", "unet", "evaluation", "study", "evidence", "report",
-          "tools"]
-MOST = {"lines": 450, "cells": 60, "parameters": 8, "names": 320, "lines of all": 7000}
-BY_NAME = {"ids": lambda path: str(path.relative_to(ROOT / "nbs").with_suffix(""))}
+NOTEBOOKS = sorted([*(ROOT / "nbs").glob("*.ipynb"), *(ROOT / "nbs" / "tutorials").glob("*.ipynb")])
+LIBRARY = [path for path in NOTEBOOKS if path.stem[0].isdigit()]
+STAGES = ["06_augmentations", "08_simclr", "09_unet", "10_evaluation", "11_predict", "14_report"]
+BY_NAME = {"ids": lambda path: path.stem}
 
 
 def cells_of(path) -> list[dict]:
@@ -85,7 +80,7 @@ def written_by_hand() -> dict:
     sources = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
     for path in LIBRARY:
         exports = [cell["source"] for cell in cells_of(path) if is_export(cell)]
-        sources[module_of(path)] = "\n".join(exports)
+        sources[path.name] = "\n".join(exports)
     return sources
 
 
@@ -97,76 +92,31 @@ def test_no_line_is_longer_than_a_screen():
 
 # The house
 
-def module_of(path) -> str:  # below simseg, such as images.masks
-    name = path.relative_to(ROOT / "nbs").with_suffix("")
-    return ".".join([*name.parts[:-1], re.sub(r"^\d_", "", name.name)])
+def module_of(path) -> str: return path.stem.partition("_")[2]
 
 
-def source_of(module: str) -> str:
-    return (ROOT / "simseg" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
-
-
-def imported_rooms(module: str) -> set[str]:
-    "Modules of simseg that a module imports, wherever in it."
+def imported_rooms(source: str) -> set[str]:
+    "Modules of simseg that a source imports, wherever in it."
     found = set()
-    for node in ast.walk(ast.parse(source_of(module))):
-        if not isinstance(node, ast.ImportFrom): continue
-        if node.level: found.add(".".join([*module.split(".")[:-node.level], node.module]))
-        elif node.module.startswith("simseg."): found.add(node.module.removeprefix("simseg."))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level: names = [f"simseg.{node.module}"]
+        elif isinstance(node, ast.ImportFrom): names = [node.module]
+        elif isinstance(node, ast.Import): names = [alias.name for alias in node.names]
+        else: continue
+        found |= {name.removeprefix("simseg.") for name in names if name.startswith("simseg.")}
     return found
 
 
-def test_imports_run_down():
-    "From a floor to one below it, or within it without a circle; study.batch, which papermill loads, imports none of simseg."
-    rooms = {module_of(path): imported_rooms(module_of(path)) for path in LIBRARY}
-    for module, imported in rooms.items():
-        floor = FLOORS.index(module.split(".")[0])
-        above = [other for other in imported if FLOORS.index(other.split(".")[0]) > floor]
-        assert not above, f"{module} imports from {above}"
-    TopologicalSorter(rooms).prepare()  # it raises CycleError
-    assert not rooms["study.batch"]
-
-
-@pytest.mark.parametrize("path", LIBRARY, **BY_NAME)
-def test_a_room_fits_in_the_head(path):
-    lines = source_of(module_of(path)).splitlines()
-    assert len(lines) <= MOST["lines"]
-    assert len(cells_of(path)) <= MOST["cells"]
-    for node in ast.walk(ast.parse("\n".join(lines))):
-        if not isinstance(node, ast.FunctionDef): continue
-        names = [argument.arg for argument in [*node.args.args, *node.args.kwonlyargs] if argument.arg != "self"]
-        assert len(names) <= MOST["parameters"], f"{node.name} takes {', '.join(names)}"
-
-
-def test_so_does_the_house():
-    sources = [source_of(module_of(path)) for path in LIBRARY]
-    assert sum(len(source.splitlines()) for source in sources) <= MOST["lines of all"]
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    names = [node.name for source in sources for node in ast.parse(source).body if isinstance(node, kinds)]
-    assert len([name for name in names if not name.startswith("_")]) <= MOST["names"]
-
-
-def added_rows() -> list[list[str]]:
-    "Rows of CONTRIBUTING's table: what to add, the notebook, what to change there."
-    lines = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()
-    first = lines.index("| to add | open | change |") + 2
-    rows = []
-    for line in lines[first:]:
-        if not line.startswith("|"): break
-        rows.append([part.strip() for part in line.strip("|").split("|")])
-    return rows
-
-
-@pytest.mark.parametrize("row", added_rows(), ids=lambda row: row[0])
-def test_what_the_guide_says_to_change_is_there(row):
-    "A notebook, and in it each name."
-    _, notebook, change = row
-    path = ROOT / "nbs" / f"{notebook.strip('`')}.ipynb"
-    assert path in LIBRARY
-    module = import_module(f"simseg.{module_of(path)}")
-    names = re.findall(r"`(\w+)`", change)
-    assert names
-    for name in names: assert hasattr(module, name), f"{notebook} has no {name}"
+def test_a_module_imports_only_from_rooms_above_it():
+    "Numbers are unique and in the order of imports; 16_batch, which papermill itself loads, imports none of simseg."
+    numbers = {module_of(path): path.stem.partition("_")[0] for path in LIBRARY}
+    assert sorted(numbers.values()) == sorted(set(numbers.values()))
+    assert sorted({int(number[:2]) for number in numbers.values()}) == list(range(18))
+    for module, number in numbers.items():
+        rooms = imported_rooms((ROOT / "simseg" / f"{module}.py").read_text())
+        below = [room for room in rooms if numbers[room] >= number]
+        assert not below, f"{module} imports from {below}"
+        if module == "batch": assert not rooms
 
 
 def codes_within(code: CodeType):
@@ -180,7 +130,7 @@ def codes_within(code: CodeType):
 @pytest.mark.parametrize("name", STAGES)
 def test_no_function_of_a_stage_reads_a_parameter_as_a_global(name):
     "A default of the parameters cell, which lies in the same module, would silently stand in for what a run was asked."
-    module = import_module(f"simseg.{name[2:]}")
+    module = import_module(f"simseg.{name[3:]}")
     whole = compile(inspect.getsource(module), module.__file__, "exec")
     defaults = parameter_defaults(name)
     for code in codes_within(whole):
@@ -192,9 +142,8 @@ def test_no_function_of_a_stage_reads_a_parameter_as_a_global(name):
 
 READ_DEFAULTS = """
 import simseg
-from simseg.base.parameters import parameter_defaults
-from simseg.study.grid import simclr_params
-from simseg.study.files import check_study
+from simseg.core import parameter_defaults
+from simseg.study import check_study, simclr_params
 
 study = check_study({"label_ratios": [0.5], "seeds": [0], "encoders": {"animals": {"dataset": "synthetic"}}})
 print(simseg.__file__)
@@ -202,7 +151,7 @@ print(parameter_defaults("simclr")["epochs"], simclr_params(study, "animals", 0)
 """
 
 
-def read_defaults(library, folder) -> list[str]:  # where simseg lies, and the epochs of 2_simclr
+def read_defaults(library, folder) -> list[str]:  # where simseg lies, and the epochs of 08_simclr
     "What another simseg says, asked from a folder."
     command = [sys.executable, "-c", READ_DEFAULTS]
     environment = {**os.environ, "PYTHONPATH": str(library)}
@@ -213,7 +162,7 @@ def read_defaults(library, folder) -> list[str]:  # where simseg lies, and the e
 
 def test_a_notebook_that_somebody_changed_and_saved_changes_no_default(checkout):
     epochs = parameter_defaults("simclr")["epochs"]
-    path = checkout / "nbs" / "2_simclr.ipynb"
+    path = checkout / "nbs" / "08_simclr.ipynb"
     text, changes = re.subn(rf"epochs = {epochs}  # passes", "epochs = 999  # passes", path.read_text())
     assert changes == 1
     path.write_text(text)
@@ -247,10 +196,8 @@ def test_nbdev_clean_keeps_the_parameters_tag_and_changes_nothing(checkout):
 
 def test_nbdev_export_leaves_no_diff(checkout):
     subprocess.run([BIN / "nbdev_export"], cwd=checkout, check=True)
-    def library(top): return {str(path.relative_to(top)): path.read_text() for path in (top / "simseg").rglob("*.py")}
-
-    exported = library(checkout)
-    ours = library(ROOT)
+    exported = {path.name: path.read_text() for path in (checkout / "simseg").glob("*.py")}
+    ours = {path.name: path.read_text() for path in (ROOT / "simseg").glob("*.py")}
     assert exported.keys() == ours.keys()
     for name, text in exported.items(): assert text == ours[name], f"{name}: run nbdev_export"
     assert not (checkout / "pyproject.toml").exists()

@@ -14,9 +14,9 @@ from PIL import Image
 
 from simseg import run as simseg_run
 from simseg import simclr, unet
-from simseg.base.run import read_state
+from simseg.run import read_state
 from simseg.simclr import run_simclr
-from simseg.images.synthetic import make_synthetic
+from simseg.synthetic import draw_synthetic
 from simseg.unet import load_model, run_unet
 
 MODULES = {"simclr": simclr, "unet": unet}
@@ -44,7 +44,7 @@ def test_another_run_is_refused_with_what_differs(tmp_path):
 
 def test_the_same_parameters_on_other_images_are_another_run(tmp_path):
     (tmp_path / "images").mkdir()
-    for i, image in enumerate(make_synthetic(8, 32).images):
+    for i, image in enumerate(draw_synthetic(8, 32).images):
         Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / "images" / f"{i}.png")
     params = small("simclr", tmp_path / "run", dataset=str(tmp_path / "images"), max_images=0, batch_size=2, epochs=0)
     run_simclr(params)

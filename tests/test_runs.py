@@ -16,14 +16,12 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 from safetensors.torch import load_file
 
-from simseg.base.files import read_json
-from simseg.images.splits import split_data
-from simseg.images.sets import load_data, load_pairs, load_unlabelled
-from simseg.images.known import split_unlabelled
+from simseg.core import read_json
+from simseg.data import load_data, load_pairs, load_unlabelled, split_data, split_unlabelled
 from simseg.evaluation import run_evaluation
-from simseg.base.run import read_state
+from simseg.run import read_state
 from simseg.simclr import run_simclr
-from simseg.images.synthetic import make_synthetic
+from simseg.synthetic import draw_synthetic
 from simseg.unet import run_unet
 
 
@@ -32,12 +30,12 @@ from simseg.unet import run_unet
 def test_transfer_is_checkable_from_outside(papermill, tmp_path):
     "SimCLR, then a U-Net with epochs=0: the encoder's tensors are in model/ bit for bit; with scratch none is."
     shared = {"max_images": 64, "image_size": 32}
-    run = papermill("2_simclr", epochs=1, batch_size=16, out_dir=tmp_path / "simclr", **shared)
+    run = papermill("08_simclr", epochs=1, batch_size=16, out_dir=tmp_path / "simclr", **shared)
     assert run.returncode == 0, run.stderr[-2000:]
     made = {path.name for path in (tmp_path / "simclr").iterdir()}
     assert {"encoder.safetensors", "history.csv", "params.yaml", "metrics.json"} <= made
     for name, encoder in {"transferred": tmp_path / "simclr", "scratch": "scratch"}.items():
-        run = papermill("3_unet", encoder=encoder, epochs=0, out_dir=tmp_path / name, **shared)
+        run = papermill("09_unet", encoder=encoder, epochs=0, out_dir=tmp_path / name, **shared)
         assert run.returncode == 0, run.stderr[-2000:]
     encoder = load_file(tmp_path / "simclr" / "encoder.safetensors")
     transferred = smp.from_pretrained(tmp_path / "transferred" / "model").encoder.state_dict()
@@ -51,7 +49,7 @@ def test_transfer_is_checkable_from_outside(papermill, tmp_path):
 def test_params_yaml_repeats_a_run(papermill, tmp_path):
     "What a run was asked for and what it ran on are in one file, which papermill takes back."
     run_unet(small("unet", tmp_path / "unet", epochs=0))
-    again = papermill("3_unet", "-f", tmp_path / "unet" / "params.yaml", out_dir=tmp_path / "again")
+    again = papermill("09_unet", "-f", tmp_path / "unet" / "params.yaml", out_dir=tmp_path / "again")
     assert again.returncode == 0, again.stderr[-2000:]
     first, second = [tmp_path / name / "model" / "model.safetensors" for name in ("unet", "again")]
     assert first.read_bytes() == second.read_bytes()
@@ -59,14 +57,14 @@ def test_params_yaml_repeats_a_run(papermill, tmp_path):
 
 def test_a_mistyped_parameter_stops_the_notebook(papermill, tmp_path):
     "Papermill alone would run on with the default, and only warn."
-    run = papermill("3_unet", epoch=3, out_dir=tmp_path / "out")
+    run = papermill("09_unet", epoch=3, out_dir=tmp_path / "out")
     assert run.returncode != 0
     assert not (tmp_path / "out").exists()
-    assert "`epoch` is no parameter of 3_unet; did you mean `epochs`?" in run.stderr
+    assert "`epoch` is no parameter of 09_unet; did you mean `epochs`?" in run.stderr
 
 
 def test_augmentations_notebook_draws_views(papermill, tmp_path):
-    run = papermill("1_augmentations", dataset="synthetic_objects", out_dir=tmp_path / "views")
+    run = papermill("06_augmentations", dataset="synthetic_objects", out_dir=tmp_path / "views")
     assert run.returncode == 0, run.stderr[-2000:]
     assert Image.open(tmp_path / "views" / "views.png").width > 300
 
@@ -189,7 +187,7 @@ def test_a_collapse_stops_the_run(tmp_path):
 
 def test_pets_pretrain_without_their_test_images():
     "The encoder `pets` of a study, here with a set like it: masks, an official split, and a photo on both sides of it."
-    data = make_synthetic(60, 32)
+    data = draw_synthetic(60, 32)
     official = np.arange(60) % 2 == 0
     data = dataclasses.replace(data, official_test=official, groups=np.r_[0, 0, np.arange(2, 60)])
     for split in ("random", "official"):
@@ -246,7 +244,7 @@ def test_a_batch_run_ends_with_the_study_that_started_it(tmp_path):
     "The kernel too: nobody would be left to wait for it, and it would meet the next study in its folder."
     study = subprocess.Popen(["sleep", "600"])
     out = tmp_path / "out"
-    command = [BIN / "papermill", "--engine", "simseg", "--kernel", "python3", "nbs/2_simclr.ipynb",
+    command = [BIN / "papermill", "--engine", "simseg", "--kernel", "python3", "nbs/08_simclr.ipynb",
                tmp_path / "run.ipynb", "-p", "epochs", "200", "-p", "batch_size", "16", "-p", "out_dir", out]
     started_by = with_our_commands(SIMSEG_STUDY=f"{platform.node()}:{study.pid}")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}

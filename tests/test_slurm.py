@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import BIN, ROOT, TWO_ENCODERS, results, with_our_commands
 
-from simseg.base.run import read_state
+from simseg.run import read_state
 
 SEARCHED = f"{os.environ['PATH']}:/usr/sbin"
 INSTALLED = all(shutil.which(name, path=SEARCHED) for name in ("slurmctld", "slurmd", "munged"))

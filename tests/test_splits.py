@@ -6,8 +6,8 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simseg.images.splits import Split, listed_groups, read_split_lists, split_data
-from simseg.images.data import ImageData
+from simseg.data import Split, listed_groups, read_split_lists, split_data
+from simseg.synthetic import ImageData
 
 RATIOS = [0.01, 0.05, 0.2, 0.5, 0.8]
 MANY = settings(max_examples=400, derandomize=True, deadline=None, database=None)

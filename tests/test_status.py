@@ -2,15 +2,12 @@
 import pytest
 import yaml
 
-from simseg.tools.command import main
-from simseg.base.files import read_json, resolve_path, write_csv, write_json
-from simseg.base.config import write_yaml
-from simseg.base.provenance import file_fingerprint
-from simseg.base.run import Run
-from simseg.study.grid import evaluation_params, run_dir, study_cells, unet_params
-from simseg.study.files import begun_study, check_not_taken, check_study, note_origin
-from simseg.study.status import judge_cells, left_out, study_progress
-from simseg.study.results import collect_counts, collect_results, collect_validation
+from simseg.command import main
+from simseg.core import read_json, resolve_path, write_csv, write_json, write_yaml
+from simseg.run import Run, file_fingerprint
+from simseg.study import (begun_study, check_not_taken, check_study, collect_counts, collect_results,
+                          collect_validation, evaluation_params, judge_cells, left_out, note_origin, run_dir,
+                          study_cells, study_progress, unet_params)
 
 STUDY = """
 name: made-up

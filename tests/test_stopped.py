@@ -9,8 +9,8 @@ import psutil
 import pytest
 from conftest import BIN, ROOT, small, with_our_commands
 
-from simseg.base.files import read_json
-from simseg.base.run import read_state
+from simseg.core import read_json
+from simseg.run import read_state
 from simseg.unet import run_unet
 
 SAID = "Stopped; the same command goes on."
@@ -92,7 +92,7 @@ def test_a_study_is_stopped_and_goes_on(command, whom, how, make_study):
 @pytest.mark.parametrize("whom, how", [("group", signal.SIGINT), ("it", signal.SIGINT), ("it", signal.SIGTERM)])
 def test_a_batch_run_is_stopped_and_goes_on(whom, how, tmp_path):
     out = tmp_path / "run"
-    command = [*PAPERMILL, "nbs/2_simclr.ipynb", tmp_path / "run.ipynb"]
+    command = [*PAPERMILL, "nbs/08_simclr.ipynb", tmp_path / "run.ipynb"]
     for name, value in {"epochs": 500, "batch_size": 16, "max_images": 64, "device": "cpu", "out_dir": out}.items():
         command += ["-p", name, str(value)]
     run = begin(command)
@@ -108,7 +108,7 @@ def test_a_batch_run_is_stopped_and_goes_on(whom, how, tmp_path):
 def test_a_batch_run_that_has_not_begun_is_stopped_at_once(tmp_path):
     "Its kernel is interrupted while it imports, or waited for until it listens."
     out = tmp_path / "run"
-    run = begin([*PAPERMILL, "nbs/3_unet.ipynb", tmp_path / "run.ipynb", "-p", "epochs", "500", "-p", "out_dir", out])
+    run = begin([*PAPERMILL, "nbs/09_unet.ipynb", tmp_path / "run.ipynb", "-p", "epochs", "500", "-p", "out_dir", out])
     wait_for(run, lambda: psutil.Process(run.pid).children())
     said = stop(run, "group", signal.SIGINT)
     assert run.returncode == 130 and said.count(SAID) == 1 and "Traceback" not in said, said
@@ -128,7 +128,7 @@ def test_an_interrupt_while_the_first_one_saves_loses_nothing(tmp_path):
 
 
 WAITING = "import sys; from simseg import {module}; {module}.{name} = lambda *_, **__: print('began', flush=True) or " \
-          "__import__('time').sleep(600); from simseg.tools.command import main; main(sys.argv[1:])"
+          "__import__('time').sleep(600); from simseg.command import main; main(sys.argv[1:])"
 
 
 @pytest.mark.parametrize("module, name, arguments", [

@@ -13,12 +13,10 @@ from conftest import BIN, ROOT, with_our_commands
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from simseg.study.batch import batch_cells
-from simseg.base.files import read_csv
-from simseg.base.parameters import check_known, check_types, parameter_defaults
-from simseg.study.grid import pretrainings, simclr_params, study_cells, unet_params
-from simseg.study.files import check_study
-from simseg.images.synthetic import make_synthetic
+from simseg.batch import batch_cells
+from simseg.core import check_known, check_types, parameter_defaults, read_csv
+from simseg.study import check_study, pretrainings, simclr_params, study_cells, unet_params
+from simseg.synthetic import draw_synthetic
 from simseg.unet import run_unet
 
 PARAMS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "params").glob("*.yaml"))}
@@ -152,7 +150,7 @@ def finished_study(small_study, tmp_path):
     file, out = small_study
     images = tmp_path / "own"
     for part in ("images", "masks"): (images / part).mkdir(parents=True)
-    drawn = make_synthetic(12, 32)
+    drawn = draw_synthetic(12, 32)
     for i in range(12):
         Image.fromarray(drawn.images[i].transpose(1, 2, 0)).save(images / "images" / f"{i}.png")
         Image.fromarray((drawn.masks[i] != 2).astype(np.uint8)).save(images / "masks" / f"{i}.png")
@@ -279,7 +277,7 @@ def test_each_run_sees_a_gpu_of_its_own(tmp_path):
 
 def test_code_is_noticed_and_what_is_said_of_it_is_not(checkout, tmp_path):
     "In a copy of the library, of which a comment, a docstring, and then a figure is changed."
-    asked = "from simseg.base.provenance import code_fingerprint; print(code_fingerprint('simclr'), code_fingerprint('unet'))"
+    asked = "from simseg.run import code_fingerprint; print(code_fingerprint('simclr'), code_fingerprint('unet'))"
 
     def fingerprints():
         environment = {**os.environ, "PYTHONPATH": str(checkout)}
@@ -302,7 +300,7 @@ def test_code_is_noticed_and_what_is_said_of_it_is_not(checkout, tmp_path):
 def test_own_data_runs_on_any_two_folders(checkout, tmp_path):
     "Two paths are set, all cells run, nothing drawn takes part, and a study file is left that is whole."
     shutil.copytree(ROOT / "params", checkout / "params")
-    drawn = make_synthetic(60, 48, seed=3)
+    drawn = draw_synthetic(60, 48, seed=3)
     for part in ("photos", "labelled/images", "labelled/masks"): (tmp_path / part).mkdir(parents=True)
     for i in range(40): Image.fromarray(drawn.images[i].transpose(1, 2, 0)).save(tmp_path / "photos" / f"{i}.jpg")
     for i in range(40, 60):

@@ -9,13 +9,11 @@ import pytest
 import yaml
 from conftest import BIN, ROOT, with_our_commands
 
-from simseg.tools.command import main
-from simseg.base.files import read_csv, write_csv
-from simseg.evidence.tables import published_results, results_table
-from simseg.evidence.record import reference_table
-from simseg.study.grid import study_cells
-from simseg.study.files import begun_file, begun_study, check_study, note_origin, read_study, study_files
-from simseg.study.grid import unet_params
+from simseg.command import main
+from simseg.core import read_csv, write_csv
+from simseg.report import published_results, reference_table, results_table
+from simseg.study import begun_file, begun_study, check_study, note_origin, read_study, study_cells, study_files
+from simseg.study import unet_params
 
 # line by line, so that a mistake's line can be counted
 WHOLE = """name: mine

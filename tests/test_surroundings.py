@@ -12,9 +12,9 @@ import pytest
 import torch
 from conftest import ROOT, small, with_our_commands
 
-from simseg.base.machine import check_torch, make_accelerator
+from simseg.core import check_torch, make_accelerator
 from simseg.evaluation import run_evaluation
-from simseg.base.run import read_state
+from simseg.run import read_state
 from simseg.simclr import run_simclr
 from simseg.unet import run_unet
 
@@ -82,7 +82,7 @@ def three_stages(run, place) -> dict:
     return {stage: figures(place / stage) for stage in ("simclr", "unet", "test")}
 
 
-NUMBERED = {"simclr": "2_simclr", "unet": "3_unet", "evaluation": "4_evaluation"}
+NUMBERED = {"simclr": "08_simclr", "unet": "09_unet", "evaluation": "10_evaluation"}
 SIZES = {"simclr": {"max_images": 64, "batch_size": 16}, "unet": {"max_images": 64, "batch_size": 16},
          "evaluation": {"max_images": 64}}
 
@@ -234,7 +234,7 @@ def test_checksums_are_those_of_sha256sum_in_the_order_asked_for(tmp_path):
     (tmp_path / "model").mkdir()
     made = ["metrics.json", "model/README.md", "model/a b.txt", "model/config.json"]
     for name in made: (tmp_path / name).write_text(name)
-    command = [sys.executable, "-c", "from simseg.study.batch import write_sums; write_sums()", "sums"]
+    command = [sys.executable, "-c", "from simseg.batch import write_sums; write_sums()", "sums"]
     elsewhere = with_our_commands(LC_ALL="en_US.UTF-8")
     subprocess.run([*command, "metrics.json", "model/*"], cwd=tmp_path, check=True, env=elsewhere)
     lines = [line.split("  ", 1) for line in (tmp_path / "sums").read_text().splitlines()]

@@ -6,19 +6,16 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from simseg.evidence.comparisons import compare_arms, compare_uses, encoder_pairs, uses_table
-from simseg.base.files import read_json, write_csv, write_json
-from simseg.base.config import read_yaml, write_yaml
+from simseg.compare import compare_arms, compare_uses, encoder_pairs, uses_table
+from simseg.core import read_json, read_yaml, write_csv, write_json, write_yaml
 from simseg.evaluation import run_evaluation
-from simseg.evidence.tables import print_results
-from simseg.evidence.record import record_study
+from simseg.report import print_results, record_study
 from simseg.simclr import run_simclr
-from simseg.evidence.statistics import compare
-from simseg.study.grid import evaluation_params, pretrainings, run_dir, simclr_params, study_cells, unet_params
-from simseg.study.files import check_study
-from simseg.study.results import collect_counts, collect_results
+from simseg.statistics import compare
+from simseg.study import (check_study, collect_counts, collect_results, evaluation_params, pretrainings, run_dir,
+                          simclr_params, study_cells, unet_params)
 from simseg.unet import run_unet
-from simseg.evidence.verdict import _above_scratch, verdict
+from simseg.verdict import _above_scratch, verdict
 
 AGREEING = {"augment": True, "consistency": 1.0, "label_ratios": [0.4], "encoders": ["scratch", "animals"]}
 STUDY = {
@@ -84,7 +81,7 @@ def test_a_study_without_consistency_has_no_uses():
 def test_one_run_on_a_faster_machine_does_not_move_the_minutes(monkeypatch):
     study = check_study({**STUDY, "seeds": [0, 1, 2]})
     minutes = {"scratch-augmented": [2, 2, 2], "scratch-agreeing": [10, 10, 0.1]}
-    monkeypatch.setattr("simseg.evidence.comparisons._cost", lambda study, arm, ratio, seed: (minutes[arm][seed], 320))
+    monkeypatch.setattr("simseg.compare._cost", lambda study, arm, ratio, seed: (minutes[arm][seed], 320))
     counts = {(arm, 0.4): ([0, 1, 2], np.ones((3, 9, 2))) for arm in minutes}
     uses = compare_uses(study, counts)
     assert uses["minutes"].tolist() == [8] and uses["images_seen"].tolist() == [320]
@@ -114,12 +111,12 @@ def said(difference: float, noise: float, seeds: int, **more: float) -> str:
     (0.0, 0.05, 3, r"shows no difference: "),
 ])
 def test_what_a_verdict_says_of_consistency(monkeypatch, difference, noise, seeds, words):
-    monkeypatch.setattr("simseg.evidence.comparisons._cost", lambda *cell: (0.0, 0))
+    monkeypatch.setattr("simseg.compare._cost", lambda *cell: (0.0, 0))
     assert re.search(words, said(difference, noise, seeds))
 
 
 def test_a_verdict_says_what_consistency_does_after_pretraining(monkeypatch):
-    monkeypatch.setattr("simseg.evidence.comparisons._cost", lambda *cell: (0.0, 0))
+    monkeypatch.setattr("simseg.compare._cost", lambda *cell: (0.0, 0))
     after = r"shows no difference: .*; with pretraining before it, it is better than scratch at 40% labels: \+0\.1"
     assert re.search(after, said(0.0, 0.002, 3, animals=0.1))
 

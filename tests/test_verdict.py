@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simseg.evidence.comparisons import compare_arms
-from simseg.evidence.statistics import side_of_zero
-from simseg.study.grid import BASE, arm_name
-from simseg.study.files import check_study
-from simseg.evidence.verdict import verdict
+from simseg.compare import compare_arms
+from simseg.statistics import side_of_zero
+from simseg.study import BASE, arm_name, check_study
+from simseg.verdict import verdict
 
 STUDY = {
     "name": "made_up", "image_size": 32, "label_ratios": [0.5, 0.2], "seeds": [0, 1, 2],

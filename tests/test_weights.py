@@ -19,13 +19,11 @@ from torch import nn
 from torchvision.models import get_model, resnet18
 
 from simseg import predict
-from simseg.learning.consistency import unremembered
-from simseg.tools.command import main
+from simseg.consistency import unremembered
+from simseg.predict import main
 from simseg.simclr import run_simclr
-from simseg.study.grid import MINIATURE, pretrainings, unet_params
-from simseg.study.files import check_study
-from simseg.study.resources import run_resources
-from simseg.learning.encoders import load_encoder, make_encoder, read_weights
+from simseg.study import MINIATURE, check_study, pretrainings, run_resources, unet_params
+from simseg.transfer import load_encoder, make_encoder, read_weights
 from simseg.unet import load_model, make_unet, run_unet, save_model
 
 

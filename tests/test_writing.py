@@ -18,16 +18,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from simseg import predict
 from simseg.augmentations import normalise
-from simseg.tools.command import main
-from simseg.base.files import write_atomic
-from simseg.base.config import write_yaml
-from simseg.images.cache import clear_cache, list_cache
-from simseg.images.sets import load_data
-from simseg.tools.predict import predict_files
-from simseg.tools.export import export_onnx
-from simseg.base.run import RUN_FILES, clear_run
-from simseg.study.grid import MINIATURE
-from simseg.study.files import check_study
+from simseg.command import main
+from simseg.core import write_atomic, write_yaml
+from simseg.data import clear_cache, list_cache, load_data
+from simseg.predict import export_onnx, predict_files
+from simseg.run import RUN_FILES, clear_run
+from simseg.study import MINIATURE, check_study
 from simseg.unet import load_model, make_unet, run_unet, save_model
 
 
@@ -301,8 +297,8 @@ def test_an_export_whose_check_failed_is_not_kept(difference, quick, place, monk
 
 
 FIRST = {
-    "the command": "import sys; from simseg.tools.command import main; main(['export', sys.argv[1], '--onnx', sys.argv[2]])",
-    "the function": "import sys; from simseg.tools.export import export_onnx; print(export_onnx(*sys.argv[1:]))",
+    "the command": "import sys; from simseg.command import main; main(['export', sys.argv[1], '--onnx', sys.argv[2]])",
+    "the function": "import sys; from simseg.predict import export_onnx; print(export_onnx(*sys.argv[1:]))",
 }
 
 
@@ -374,7 +370,7 @@ def executed_notebook(path, failing: bool):
 @pytest.fixture
 def study(workplace, monkeypatch):
     "The file of a study that has begun, and a report that is quickly made."
-    text(workplace / "nbs" / "5_report.ipynb")
+    text(workplace / "nbs" / "14_report.ipynb")
     write_yaml(workplace / "outputs" / "mine" / "study.yaml", STUDY)
     monkeypatch.setattr(papermill, "execute_notebook", lambda notebook, path, **options: executed_notebook(path, False))
     return workplace / "outputs" / "mine" / "study.yaml"
@@ -411,7 +407,7 @@ def test_the_tutorial_on_own_data_leaves_a_study_file_as_it_is(workplace, capsys
         given = {"shared": {"label_ratios": [0.5], "encoders": {"scratch": None}}, "labelled": "pets", "classes": "",
                  "batch": 8, "data": range(300), "drawn": False}
         names = ("check_study", "repo_root", "write_yaml")
-        exec("from simseg.base.files import repo_root\nfrom simseg.base.config import write_yaml\nfrom simseg.study.files import check_study\n" + writes, given)
+        exec("from simseg.core import repo_root, write_yaml\nfrom simseg.study import check_study\n" + writes, given)
         assert given.keys() >= set(names)
         if expected: assert file.read_text() == expected and "is there already" in capsys.readouterr().out
         else: assert "label_ratios" in file.read_text()
@@ -512,7 +508,7 @@ def may_change(path: Path, arguments: list[str]) -> bool:
 def test_no_call_changes_what_was_there(quick, workplace, monkeypatch, capsys):
     monkeypatch.setenv("SIMSEG_CACHE", str(workplace / "cache"))
     monkeypatch.setattr(papermill, "execute_notebook", lambda notebook, path, **options: executed_notebook(path, False))
-    text(workplace / "nbs" / "5_report.ipynb")
+    text(workplace / "nbs" / "14_report.ipynb")
     furnish(workplace)
     rng = random.Random(0)
     codes = []

@@ -37,19 +37,14 @@ PACKAGES = {
     "mathjax@3.2.2": ("mathjax", r"es5/(tex-chtml\.js|output/chtml/fonts/woff-v2/.*)"),
     "@jupyter-widgets/html-manager@1.0.15": ("html-manager", r"dist/(embed\.js|[0-9a-f]{20}\.(woff2?|ttf|eot|svg))"),
 }
-# The navigation, by caption: a folder of notebooks stands for all that lie in it, the stages for the numbered ones.
+# The navigation, by caption; a page that it does not name comes last.
 GROUPS = {
     "Start here": ["tutorials/start", "tutorials/own_data", "tutorials/pretrain_and_look", "tutorials/explore"],
-    "How to": ["tutorials/reading_a_report", "tutorials/gpu", "tutorials/cluster", "tutorials/adding"],
+    "How to": ["tutorials/reading_a_report", "tutorials/gpu", "tutorials/cluster", "tutorials/adding", "predict", "command"],
     "Results": ["tutorials/findings", "tutorials/results", "latest_report"],
-    "Stages": ["augmentations", "simclr", "unet", "evaluation", "report"],
-    "Tools": ["tools"],
-    "Evidence": ["evidence"],
-    "Study": ["study"],
-    "Learning": ["learning"],
-    "Images": ["images"],
-    "Base": ["base"],
-    "Reference": ["api"],
+    "Stages": ["data", "augmentations", "simclr", "consistency", "unet", "evaluation", "study", "report"],
+    "Reference": ["api", "core", "run", "masks", "figures", "synthetic", "transfer", "statistics", "compare", "verdict",
+                  "speed", "explore", "batch"],
 }
 
 
@@ -134,22 +129,21 @@ class Pages(processors.FilterDefaults):
 
 def page_name(path: Path) -> str:  # "simclr", "tutorials/start"
     "Where a notebook's page is in the site."
-    return str(path.relative_to(NOTEBOOKS).with_name(re.sub(r"^\d_", "", path.stem)))
+    return str(path.relative_to(NOTEBOOKS).with_name(re.sub(r"^\d+[a-z]?_", "", path.stem)))
 
 
 def linked(text: str, page: str) -> str:
     "nbdev's links to its own site, as links to Sphinx's objects; and a notebook's name as a link to its page."
     config = get_config()
     site = re.escape(f"{config.doc_host}{config.doc_baseurl}".rstrip("/"))
-    at = rf"\[`([^`]+)`\]\({site}/([\w/]+)\.html#([\w.]+)\)"
-    text = re.sub(at, lambda found: f"{{py:obj}}`{found[1]} <simseg.{found[2].replace('/', '.')}.{found[3]}>`", text)
+    text = re.sub(rf"\[`([^`]+)`\]\({site}/(\w+)\.html#([\w.]+)\)", r"{py:obj}`\1 <simseg.\2.\3>`", text)
     up = "../" * page.count("/")
 
     def link(found) -> str:
         path = NOTEBOOKS / f"{found[1]}.ipynb"
         return f"[`{found[1]}`]({up}{page_name(path)}.ipynb)" if path.exists() else found[0]
 
-    return re.sub(r"`(\d_\w+|[a-z]+/\w+)`", link, text)
+    return re.sub(r"`(\d\d[a-z]?_\w+|tutorials/\w+)`", link, text)
 
 
 def with_directives(cell) -> None:
@@ -176,7 +170,7 @@ def open_notebook(path: Path):
 
 def module_of(path: Path) -> str | None:
     "The module that a notebook is exported to; a tutorial has none."
-    found = re.search(r"^#\| default_exp ([\w.]+)$", "\n".join(cell.source for cell in read_nb(path).cells), re.M)
+    found = re.search(r"^#\| default_exp (\w+)$", "\n".join(cell.source for cell in read_nb(path).cells), re.M)
     return f"simseg.{found[1]}" if found else None
 
 
@@ -224,11 +218,9 @@ def make_home(pages: list[str]):
     home = nbformat.read(SOURCE / "index.ipynb", as_version=4)
     for cell in home.cells:
         if cell.cell_type == "code": cell.metadata["tags"] = ["remove-input", *cell.metadata.get("tags", [])]
-    groups = {}
-    for caption, names in GROUPS.items():
-        groups[caption] = [page for name in names for page in pages if page == name or page.startswith(f"{name}/")]
-    missing = set(pages).difference(*groups.values())
-    if missing: raise SystemExit(f"These pages are in no group of the navigation: {', '.join(sorted(missing))}.")
+    grouped = [page for group in GROUPS.values() for page in group]
+    groups = {caption: [page for page in group if page in pages] for caption, group in GROUPS.items()}
+    groups["Reference"] += [page for page in pages if page not in grouped]
     for caption, group in groups.items():
         tree = "\n".join([f"```{{toctree}}\n:hidden:\n:caption: {caption}\n", *group, "```"])
         home.cells.append(nbformat.v4.new_markdown_cell(tree))
@@ -268,7 +260,7 @@ def make_report(report: Path):
     executed = nbformat.read(report, as_version=4)
     tags = [set(cell.metadata.get("tags", [])) for cell in executed.cells]
     last = max(i for i, found in enumerate(tags) if found & {"parameters", "injected-parameters"})
-    title = f"# Latest report\n\nThe study `{report.parent.name}`, as `5_report` reported it."
+    title = f"# Latest report\n\nThe study `{report.parent.name}`, as `14_report` reported it."
     cells = [nbformat.v4.new_markdown_cell(linked(title, "latest_report"))]
     for cell in executed.cells[last + 1:]:
         if cell.cell_type == "code":
@@ -355,7 +347,7 @@ def main():
     for folder in (SOURCE, HTML): shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(NOTEBOOKS / "docs", SOURCE, ignore=shutil.ignore_patterns("build.py", "__pycache__"))
     vendor(SOURCE / "_static")
-    notebooks = sorted(path for path in NOTEBOOKS.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+    notebooks = [*sorted(NOTEBOOKS.glob("*.ipynb")), *sorted(NOTEBOOKS.glob("tutorials/*.ipynb"))]
     pages = [make_page(path) for path in notebooks]
     pages.remove("index")
     make_api([module for module in map(module_of, notebooks) if module])
