@@ -1,4 +1,4 @@
-"""How well do a study's models do on development images whose labels none of its cells uses?
+"""How well do a study's models do on development images whose labels no cell of their draw uses?
 
 To choose settings by before a study is run, on seeds that it does not use: at 1 % labels a validation set has seven
 images, which decide nothing, and the test images are kept for the study itself.
@@ -24,10 +24,8 @@ def knn_accuracy(study: dict, encoder: str, seed: int) -> str:
 def measured_cells(study: dict, device: str) -> list[dict]:
     "A row for each model that there is."
     data, _ = study_data(study)
-    shared = unet_params(study, "scratch", 0.8, 0)
     most = max(study["label_ratios"])
     if most >= 0.8: sys.exit(f"choose.py looks at images that no cell has labels of, and {most:g} leaves none.")
-    unseen = torch.from_numpy(without_labels(data, most, shared["split"], shared["split_seed"]))
     accelerator = make_accelerator(device)
     images = torch.from_numpy(data.images)
     masks = torch.from_numpy(data.masks)
@@ -37,7 +35,8 @@ def measured_cells(study: dict, device: str) -> list[dict]:
         if not (resolve_path(params["out_dir"]) / "metrics.json").is_file(): continue
         model, _ = load_model(f"{params['out_dir']}/model")
         model = model.to(accelerator.device, memory_format=torch.channels_last)
-        counts = count_images(model, images, masks, unseen, accelerator, params["border"])
+        unseen = without_labels(data, most, params["split"], params["split_seed"], params["label_seed"])
+        counts = count_images(model, images, masks, torch.from_numpy(unseen), accelerator, params["border"])
         encoder, recipe = split_arm(arm)
         row = {"encoder": encoder, "recipe": recipe, "label_ratio": ratio, "seed": seed, "images": len(unseen)}
         row |= {"k-NN": knn_accuracy(study, encoder, seed), "iou": f"{summarise(counts, data.classes)['iou']:.3f}"}

@@ -560,8 +560,8 @@ class RecordedEpochs(ClaimedFolder):
                 if done == self.params["stop_after"]: break
             else: self.stopped = False  # it ended by itself, perhaps before the last epoch
         except KeyboardInterrupt:
-            if not self.state.path.exists(): raise  # in the first epoch nothing has been learnt yet
             self.settings.enter_context(uninterrupted())
+            if not self.state.path.exists(): raise  # in the first epoch nothing has been learnt yet
             self.state.restore()
             write_csv(self.folder / "history.csv", self.history)
         self.stopped = self.stopped and self.state.epoch < self.params["epochs"]
