@@ -99,13 +99,12 @@ WRITING = {"--overwrite": dict(action="store_true", help="replace files of simse
     "--model": dict(default="", metavar="DIR", help="folder of a fine-tuned model, such as outputs/unet_pets/model"),
     "--study": dict(default="", metavar="NAME", help="take the study's model of the highest validation IoU instead"),
     "--out": dict(type=_path, default="found", metavar="DIR", help="folder to write to (default found)"),
-    **WRITING,
     "--no-overlay": dict(action="store_true", help="write masks only"),
     "--threshold": dict(type=float, default=0.5, help="probability from which a pixel belongs to the mask (0.5)"),
     "--batch-size": dict(type=int, default=8, metavar="N", help="images a forward pass (default 8)"),
     "--device": dict(default="auto", help="auto, cpu or cuda (default auto)"),
     "--precision": dict(default="auto", help="auto, fp32 or bf16 (default auto)"),
-})
+} | WRITING)
 def _predict(args) -> int:
     "Write NAME.png (0 and 255; of several classes the training masks' values) and NAME.overlay.jpg for each image."
     model_dir = choose_model(args.model, args.study)
@@ -119,8 +118,8 @@ def _predict(args) -> int:
     return 1 if unread else 0
 
 
-@_command({"model": dict(type=_path, metavar="DIR", help="folder of a fine-tuned model"), **WRITING,
-           "--onnx": dict(type=_path, required=True, metavar="FILE", help="file to write: model.onnx")})
+@_command({"model": dict(type=_path, metavar="DIR", help="folder of a fine-tuned model"),
+           "--onnx": dict(type=_path, required=True, metavar="FILE", help="file to write: model.onnx")} | WRITING)
 def _export(args):
     "Write a fine-tuned model as ONNX for other programs, and compare its output with PyTorch's."
     path, difference = export_onnx(Path(args.model).absolute(), args.onnx, args.image_size, args.overwrite)
