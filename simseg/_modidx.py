@@ -421,6 +421,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                                                                 'simseg/study/batch.py'),
                                     'simseg.study.batch.StudyLines.emit': ('study/batch.html#studylines.emit', 'simseg/study/batch.py'),
                                     'simseg.study.batch.StudyLines.end': ('study/batch.html#studylines.end', 'simseg/study/batch.py'),
+                                    'simseg.study.batch.StudyLines.leave': ('study/batch.html#studylines.leave', 'simseg/study/batch.py'),
                                     'simseg.study.batch.StudyLines.stop': ('study/batch.html#studylines.stop', 'simseg/study/batch.py'),
                                     'simseg.study.batch._free_gpu': ('study/batch.html#_free_gpu', 'simseg/study/batch.py'),
                                     'simseg.study.batch._stoppable': ('study/batch.html#_stoppable', 'simseg/study/batch.py'),

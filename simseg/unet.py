@@ -99,8 +99,7 @@ def finetune(model: torch.nn.Module, data: TrainingSet, params: dict, accelerato
     loss = make_loss(params["loss"])
     val_losses = [row["val_loss"] for row in state.history]
     for epoch in range(first, params["epochs"] + 1):
-        since_best = len(val_losses) - 1 - int(np.argmin(val_losses)) if val_losses else 0
-        if params["patience"] and since_best >= params["patience"]: return
+        if 0 < params["patience"] < len(val_losses) - np.argmin(val_losses or [0]): return  # epochs since the lowest
         start = time.perf_counter()
         rate = optimizer.param_groups[0]["lr"]
         model.train()
@@ -195,7 +194,7 @@ def check_unet(params: dict):
     check_range("consistency", params["consistency"], 0)
     if params["consistency"] and params["label_ratio"] >= 0.8: raise ValueError(NONE_LEFT.format(params["label_ratio"]))
     check_encoder(params["encoder_name"])
-    choices = {"schedule": ["constant", "cosine"], "keep": KEPT_EPOCH, "loss": LOSSES, "border": BORDERS, "compile": COMPILE}
+    choices = dict(schedule=("constant", "cosine"), keep=KEPT_EPOCH, loss=LOSSES, border=BORDERS, compile=COMPILE)
     for name, known in choices.items(): check_choice(name, params[name], known)
     parse_classes(params["classes"])
     if params["image_size"] % 32: raise ValueError(f"image_size={params['image_size']} must be a multiple of 32.")

@@ -10,7 +10,6 @@ import torch
 from conftest import ROOT, study_cells
 from torch._subclasses import FakeTensorMode
 
-import simseg.augmentations
 from simseg import simclr, unet
 from simseg.augmentations import random_pairs, two_views
 from simseg.learning.consistency import Consistency
@@ -32,9 +31,11 @@ GENERATOR = types.SimpleNamespace(device=GPU)  # one on a GPU needs a driver
 @pytest.fixture
 def gpu(monkeypatch):
     "Inside, every new tensor is a fake one."
-    def uniform(generator, *shape): return torch.rand(shape, device=generator.device)
+    draw = torch.rand
 
-    monkeypatch.setattr(simseg.augmentations, "_uniform", uniform)
+    def rand(*shape, generator=None, **more): return draw(*shape, **more)
+
+    monkeypatch.setattr(torch, "rand", rand)
     with FakeTensorMode(): yield
 
 

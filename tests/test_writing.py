@@ -409,7 +409,7 @@ def test_the_tutorial_on_own_data_leaves_a_study_file_as_it_is(workplace, capsys
         else: file.unlink()
         given = {"shared": {"label_ratios": [0.5], "encoders": {"scratch": None}}, "labelled": "pets", "classes": "",
                  "batch": 8, "data": range(300), "drawn": False}
-        names = {"base.files": "repo_root", "base.config": "write_yaml", "study.files": "check_study"}
+        names = {"base.files": "repo_root, write_yaml", "study.files": "check_study"}
         imports = "".join(f"from simseg.{room} import {name}\n" for room, name in names.items())
         exec(imports + writes, given)
         if expected: assert file.read_text() == expected and "is there already" in capsys.readouterr().out

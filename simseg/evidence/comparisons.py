@@ -50,7 +50,7 @@ def seeds_needed(values: np.ndarray, within: float = 0.01) -> int:  # 2 at least
 # %% ../../nbs/evidence/comparisons.ipynb #01355183
 def image_interval(statistic, n_images: int) -> tuple[float, float]:  # statistic: (…, N) indices of images → (…)
     "Return the 95 % percentile interval of a statistic over 2,000 draws of the test images."
-    result = stats.bootstrap((np.arange(n_images),), lambda chosen, axis: statistic(chosen), n_resamples=2000, batch=100,
+    result = stats.bootstrap((np.arange(n_images),), lambda rows, axis: statistic(rows), n_resamples=2000, batch=100,
                              vectorized=True, confidence_level=CONFIDENCE, method="percentile",
                              rng=np.random.default_rng(0))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)

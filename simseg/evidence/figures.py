@@ -67,7 +67,7 @@ def last_epoch_best(validation: pd.DataFrame) -> pd.DataFrame:  # recipe, label_
 
 
 def compare_with_published(study: dict, results: pd.DataFrame) -> pd.DataFrame:  # encoders × (ratio, here or published)
-    "Return the IoU of a study beside that of the published encoders of the same names, or those that `published` names."
+    "Return a study's IoU beside that of the published encoders of the same names, or those that `published` names."
     published = read_csv(repo_root() / "params" / "published.csv")
     parts = []
     for encoder, params in study["encoders"].items():
@@ -144,14 +144,14 @@ LINE_STYLES = ["-", "--", ":", "-."]  # of a study's recipes
 
 
 def plot_learning(study: dict):
-    "Draw the learning curves so far: pretraining's loss and k-NN accuracy, fine-tuning's validation loss at each ratio."
+    "Draw learning curves so far: pretraining's loss and k-NN accuracy, fine-tuning's validation loss at each ratio."
     import matplotlib.pyplot as plt
 
     set_theme()
     colours = encoder_colours(study["encoders"])
     styles = dict(zip([BASE, *study["recipes"]], cycle(LINE_STYLES)))
     panels = [("loss", None, "NT-Xent, training views"), ("knn_accuracy", None, "k-NN accuracy, held out")]
-    panels += [("val_loss", ratio, f"validation loss, {ratio_label(ratio)} labelled") for ratio in study["label_ratios"]]
+    panels += [("val_loss", ratio, f"validation loss, {ratio_label(ratio)} labels") for ratio in study["label_ratios"]]
     rows = -(-len(panels) // 4)
     figure, axes = plt.subplots(rows, 4, figsize=(13.6, 3 * rows), squeeze=False, layout="constrained")
     for axis, (column, ratio, name) in zip(axes.flat, panels):

@@ -228,16 +228,18 @@ class StudyLines(logging.Handler):
         "Stop a study as a signal asks: its runs keep what they have learnt; then Snakemake ends."
         for each in STOPS: signal.signal(each, signal.SIG_IGN)
         self.stopped = True
-        if not self.jobs:
-            self.say(STOPPED)
-            parent = psutil.Process().parent()
-            # make, if it waits for this process, ends by the same signal and has no error
-            if not (parent and parent.name() in ("make", "gmake")): sys.exit(BY_HAND)
-            parent.send_signal(signal.SIGINT)
-            sys.exit(0)
+        if not self.jobs: self.leave()
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 if "papermill" in process.cmdline(): process.send_signal(signal.SIGINT)
         raise KeyboardInterrupt
+
+    def leave(self):
+        "End a study that was stopped. make, if it waits for this process, ends by the same signal and has no error."
+        self.say(STOPPED)
+        parent = psutil.Process().parent()
+        if not (parent and parent.name() in ("make", "gmake")): sys.exit(BY_HAND)
+        parent.send_signal(signal.SIGINT)
+        sys.exit(0)
 
 
