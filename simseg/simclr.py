@@ -282,7 +282,7 @@ def check_simclr(params: dict):
 
 # %% ../nbs/2_simclr.ipynb #c27781d7
 class _Pretraining:
-    "What a pretraining begins with."
+    "Hold what a pretraining begins with: images and their parts, the model, and the epochs to run."
 
     def __init__(self, params: dict, accelerator):
         rest = {name: params[name] for name in ("image_size", "data_root", "threshold_masks", "classes")}

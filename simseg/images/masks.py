@@ -67,7 +67,7 @@ def _written(value: int, coloured: bool) -> str: return f"#{value:06x}" if colou
 
 @dataclass(frozen=True)
 class Classes:
-    "What the values of a mask mean where it tells several things apart."
+    "Map the values of a mask to the several things that it tells apart."
     names: list[str]  # of the classes 1, 2, …
     values: dict  # value, or colour as 0xRRGGBB → number of its class, 0 for background, or `IGNORED`
     coloured: bool  # whether values are colours
