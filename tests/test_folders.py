@@ -570,6 +570,27 @@ def scene(folder, count, seed=0):
     return folder
 
 
+@pytest.mark.parametrize("surround", [0, 255])
+def test_a_surround_that_all_share_makes_no_near_duplicates(surround, tmp_path):
+    "Different textures in a disc, as of an eye's ground; one of them is there twice, saved again."
+    for part in ("images", "masks"): (tmp_path / part).mkdir()
+    rows = np.arange(80)[:, None] - 40
+    disc = (rows**2 + (np.arange(80) - 40) ** 2 <= 37**2)[..., None]
+    for i in range(40):
+        coarse = np.random.default_rng(i).integers(100, 140, (9, 9, 3)).astype(np.uint8)
+        texture = np.asarray(Image.fromarray(coarse).resize((80, 80), Image.Resampling.BICUBIC))
+        photo = Image.fromarray(np.where(disc, texture, surround).astype(np.uint8))
+        photo.save(tmp_path / "images" / f"{i}.png")
+        if i == 7: photo.save(tmp_path / "images" / "again.jpg", quality=85)
+    for path in (tmp_path / "images").iterdir():
+        mask = np.zeros((80, 80), np.uint8)
+        mask[30:50, 30:50] = 255
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{path.stem}.png")
+    data = load_pairs(str(tmp_path), SIDE)
+    twice = [name for name, group in zip(data.names, data.groups) if (data.groups == group).sum() > 1]
+    assert sorted(twice) == ["7", "again"] and not data.notes
+
+
 @pytest.mark.parametrize("others, n_test", [(0, 8), (30, 14)])
 def test_a_scene_does_not_swallow_a_side_of_the_split(others, n_test, tmp_path):
     folder = scene(tmp_path / "camera", 40)

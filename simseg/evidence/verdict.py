@@ -209,6 +209,13 @@ def warnings_of(study: dict, results: pd.DataFrame, validation: pd.DataFrame) ->
         words = f"Pretraining on {encoder} took NT-Xent from {loss[0]:.2f} to {loss[1]:.2f}"
         if last <= first: found.append(f"{words}, but k-NN accuracy did not rise ({first:.2f} to {last:.2f}).")
         elif toy: found.append(f"{words} and k-NN accuracy from {first:.2f} to {last:.2f}.")
+    if "iou_guess" in results:  # studies that were recorded earlier have none
+        blind = results["iou"] == 0
+        poor = (results["iou"] <= results["iou_guess"]) & ~blind
+        if blind.any(): found.append(f"{blind.sum()} of {len(results)} models find nothing (IoU 0).")
+        if poor.any():
+            found.append(f"{poor.sum()} of {len(results)} models are no better than calling every pixel the same thing, which "
+                         f"has an IoU of {results['iou_guess'].max():.3f}: nothing follows from what they gain or lose.")
     n_images = results["n_images"].iloc[0]
     if n_images < 100: found.append(f"Only {n_images} test images: another {n_images} might say something else.")
     one = results.groupby(["encoder", "recipe", "label_ratio"]).size() == 1

@@ -84,9 +84,16 @@ def identify(image: Image.Image) -> tuple[str, np.ndarray]:  # 16 hexadecimal di
     return digest.hexdigest()[:16], np.asarray(grey)
 
 
-def _without_brightness(thumbnails: np.ndarray) -> np.ndarray:  # (N, 256), float32
-    "Return flat vectors whose cosine is the correlation of the thumbnails."
+def _where_they_differ(thumbnails: np.ndarray) -> np.ndarray:  # (256,), bool
+    "Return the pixels that vary over a set, at least half as much as most: not those of a surround that all share."
     flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
+    spread = (flat - flat.mean(1, keepdims=True)).std(0)
+    return spread >= np.quantile(spread, 0.9) / 2
+
+
+def _vectors(thumbnails: np.ndarray, where: np.ndarray) -> np.ndarray:  # (N, pixels that are compared), float32
+    "Return vectors whose cosine is the correlation of the thumbnails, in some of their pixels."
+    flat = thumbnails.reshape(len(thumbnails), -1)[:, where].astype(np.float32)
     return flat - flat.mean(1, keepdims=True)
 
 
@@ -99,7 +106,8 @@ def near_duplicates(thumbnails: np.ndarray, ids: list[str] | None = None) -> np.
     n = len(thumbnails)
     first = pd.Series(np.arange(n)).groupby(ids if ids is not None else np.arange(n)).transform("min")
     alike = coo_matrix((np.ones(n), (np.arange(n), first)), (n, n))
-    alike = alike + radius_neighbors_graph(_without_brightness(thumbnails), 1 - SIMILARITY, metric="cosine")
+    vectors = _vectors(thumbnails, _where_they_differ(thumbnails))
+    alike = alike + radius_neighbors_graph(vectors, 1 - SIMILARITY, metric="cosine")
     return connected_components(alike, directed=False)[1].astype(np.int64)  # a flat thumbnail is near to none
 
 # %% ../../nbs/images/data.ipynb #7b266e9d
@@ -156,8 +164,9 @@ def is_known(data: ImageData, indices: np.ndarray, known: KnownImages) -> np.nda
 
     same = np.isin(np.array(data.ids)[indices], known.ids)
     if not len(known.ids) or not len(indices): return same
-    neighbours = NearestNeighbors(n_neighbors=1, metric="cosine").fit(_without_brightness(known.thumbnails))
-    distance = neighbours.kneighbors(_without_brightness(data.thumbnails[indices]))[0][:, 0]
+    where = _where_they_differ(data.thumbnails)
+    neighbours = NearestNeighbors(n_neighbors=1, metric="cosine").fit(_vectors(known.thumbnails, where))
+    distance = neighbours.kneighbors(_vectors(data.thumbnails[indices], where))[0][:, 0]
     return same | (distance < 1 - SIMILARITY - 1e-4)  # a pair at the limit may be reckoned differently in the groups
 
 # %% ../../nbs/images/data.ipynb #e8de083a

@@ -27,7 +27,7 @@ MOST_CLASSES = 126
 CODES = {number: 2 * number for number in range(2, MOST_CLASSES + 1)}  # class → its code; its border is one more
 CODES |= {0: BACKGROUND, 1: FOREGROUND, IGNORED: IGNORED}
 BORDERS = ["pet", "background", "ignore"]  # what the border counts as
-TAKEN = ["per_image", "with_background", "weighted"]  # what iou_… in metrics.json means already
+TAKEN = ["per_image", "with_background", "weighted", "guess"]  # what iou_… in metrics.json means already
 
 # %% ../../nbs/images/masks.ipynb #67e1b199
 def _as_numbers(colours: np.ndarray) -> np.ndarray:  # (H, W, 3), uint8 → (H, W), uint32

@@ -161,11 +161,14 @@ def summarise(counts: pd.DataFrame, classes: str = "") -> dict:  # metric → va
         "accuracy": (tp.sum() / pixels).item() if one else tp.sum().item() / pixels,
         "n_images": len(counts),
     }
-    if one: return found
+    held = (tp + fn)[1:]  # pixels of each thing
+    guess = {"iou_guess": (held.max() / pixels / (held > 0).sum().clamp_min(1)).item()}
+    if one: return found | guess
     names = class_names(classes) or [str(c) for c in range(len(tp))]
     iou = each["iou"]
     return found | {
         **{f"iou_{name}": iou[c].item() if there[c] else None for c, name in enumerate(names)},
         "iou_with_background": iou[there].mean().item(),
         "iou_weighted": (iou * ((tp + fn) / pixels)).sum().item(),
+        **guess,
     }
