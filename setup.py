@@ -20,7 +20,7 @@ setup(
     author=cfg["author"],
     license="MIT",
     packages=find_packages(include=[cfg["lib_path"], f"{cfg['lib_path']}.*"]),
-    package_data={cfg["lib_path"]: ["splits/*.csv"]},
+    package_data={cfg["lib_path"]: ["splits/*.csv", "sets/*.yaml"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     entry_points={

@@ -39,7 +39,7 @@ FOREIGN = {".heic", ".heif", ".hif", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".o
            ".jxl", ".nii", ".svg"}  # of images that Pillow cannot open
 LARGEST = 500_000_000  # pixels of the largest image that is read; it takes 5 GB of memory until it is made small
 LARGE = 30_000_000  # pixels above which images are read one at a time
-CACHE_FORMAT = 5  # of the files in a cached set; another number makes a new one
+CACHE_FORMAT = 6  # of the files in a cached set; another number makes a new one
 _one_large = threading.Lock()
 
 
@@ -180,6 +180,7 @@ class Source:
     skipped: list[dict] | None = None  # files that it leaves out from the start: `file`, `why`
     classes: str = ""  # what its masks tell apart, as for `parse_classes`
     files: list[Path] | None = None  # (N,), where images are files of their own, which may be large
+    groups: list[str] | None = None  # (N,), names of what belongs together; None where nothing is said of it
 
 
 def _decode_one(source: Source, arrays: dict, i: int) -> dict:
@@ -197,7 +198,7 @@ def _decode_one(source: Source, arrays: dict, i: int) -> dict:
         size = arrays["images"].shape[-2:]
         arrays["images"][i] = np.asarray(image.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
         if mask is not None: arrays["masks"][i] = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
-        codes = [] if mask is None else [code for _, code in mask.getcolors()]
+        codes = {} if mask is None else {code: count / mask.width / mask.height for count, code in mask.getcolors()}
         name, thumbnail = identify(image)
     return {"id": name, "thumbnail": thumbnail, "codes": codes}
 
@@ -224,7 +225,7 @@ def _decode(source: Source, key: dict, size: int, folder: Path):
         os.replace(folder / "kept.npy", folder / f"{name}.npy")
         arrays[name] = rest
     np.save(folder / "thumbnails.npy", np.stack([rows[i]["thumbnail"] for i in kept]))
-    codes = [rows[i]["codes"] for i in kept]
+    codes = [list(rows[i]["codes"]) for i in kept]
     names = [source.names[i] for i in kept]
     labels = source.labels[kept].tolist()
     if source.classes and len(set(labels)) == 1: labels = _numbered([str(tuple(each)) for each in codes]).tolist()
@@ -237,12 +238,17 @@ def _decode(source: Source, key: dict, size: int, folder: Path):
                              "a mask is 0 for background and one other value for the thing.")
         verb = "is" if len(constant) == 1 else "are"
         if constant: notes.append(f"{len(constant)} of {len(names)} masks {verb} {kind}, such as {constant[0]}")
+    share = np.mean([rows[i]["codes"].get(FOREGROUND, 0.0) for i in kept])
+    if share > 0.5 and not source.classes:
+        notes.append(f"the thing covers {share:.0%} of the pixels, so calling every pixel the thing is right that often; if it "
+                     "is the ground, swap the two values in data.yaml")
     official = source.official_test[kept].tolist() if source.official_test is not None else None
     skipped = [{"file": source.names[i], "why": row["why"]} for i, row in enumerate(rows) if "why" in row]
     pixels = fingerprint_of(arrays["images"], arrays.get("masks"))
     if source.classes: pixels = _digest(f"{pixels} {source.classes}")
     meta = {"key": key, "size": size, "fingerprint": pixels, "names": names, "labels": labels,
-            "official_test": official, "classes": source.classes, "ids": [rows[i]["id"] for i in kept],
+            "official_test": official, "classes": source.classes,
+            "group_names": [source.groups[i] for i in kept] if source.groups else None, "ids": [rows[i]["id"] for i in kept],
             "skipped": skipped + (source.skipped or []), "notes": notes}
     write_json(folder / "meta.json", meta)
     write_json(folder / "sums.json", {file.name: file_fingerprint(file) for file in folder.iterdir()})
@@ -254,7 +260,7 @@ def _open_cache(folder: Path) -> ImageData:
     meta = read_json(folder / "meta.json")
     arrays = {path.stem: np.load(path, mmap_mode="c") for path in folder.glob("*.npy")}
     official = np.array(meta["official_test"]) if meta["official_test"] is not None else None
-    same = {name: meta[name] for name in ("fingerprint", "ids", "skipped", "notes", "classes")}
+    same = {name: meta[name] for name in ("fingerprint", "ids", "skipped", "notes", "classes", "group_names")}
     return ImageData(arrays["images"], arrays.get("masks"), np.array(meta["labels"], np.int64), meta["names"], official,
                      thumbnails=np.asarray(arrays["thumbnails"]), **same)
 

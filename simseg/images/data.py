@@ -34,6 +34,7 @@ class ImageData:
     groups: np.ndarray | None = None  # (N,), int64: near-duplicates share a number; None where none was looked for
     fingerprint: str = ""  # of all pixels of images and masks, as `fingerprint_of` gives
     ids: list[str] | None = None  # (N,): of each image's own pixels, whatever the size here
+    group_names: list[str] | None = None  # (N,): of what the description says belongs together, such as a patient
     thumbnails: np.ndarray | None = None  # (N, 16, 16), uint8, by which near-duplicates are found
     in_scene: np.ndarray | None = None  # (N,), bool: too many near-duplicates to be kept together
     skipped: list[dict] = field(default_factory=list)  # files that were left out: `file`, `why`
@@ -111,11 +112,22 @@ def near_duplicates(thumbnails: np.ndarray, ids: list[str] | None = None) -> np.
     return connected_components(alike, directed=False)[1].astype(np.int64)  # a flat thumbnail is near to none
 
 # %% ../../nbs/images/data.ipynb #7b266e9d
+def _joined(groups: np.ndarray, others: np.ndarray) -> np.ndarray:  # (N,), int64 each
+    "Return groups of which neither of two groupings divides any."
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    n = groups.max() + 1  # images that two groups share are links between these groups
+    links = coo_matrix((np.ones(len(groups)), (groups, n + others)), (n + others.max() + 1,) * 2)
+    return _numbered(connected_components(links, directed=False)[1][groups])
+
+
 def group_images(data: ImageData):
     "Set `groups` and `in_scene` of a labelled set, and note its scenes, which are too large for one side of a split."
     groups = near_duplicates(data.thumbnails, data.ids)
     data.in_scene = np.bincount(groups)[groups] > max(3, len(groups) // 10)
     data.groups = _numbered(np.where(data.in_scene, len(groups) + _numbered(data.ids), groups))
+    if data.group_names: data.groups = _joined(data.groups, _numbered(data.group_names))
     if not data.in_scene.any(): return
     first = data.names[np.flatnonzero(data.in_scene)[0]]
     note = (f"{data.in_scene.sum()} of {len(data)} images, such as {first}, are near-duplicates of more than a tenth "
@@ -128,13 +140,15 @@ class KnownImages:
     "Images known by content."
     ids: np.ndarray  # (N,), of str
     thumbnails: np.ndarray  # (N, 16, 16), uint8
+    groups: np.ndarray  # (G,), of str: names of their groups
 
 
 def known_images(data: ImageData, indices: np.ndarray) -> KnownImages:
     "Return some images of a set, as they are recognised later."
     thumbnails = data.thumbnails[indices].copy()
     if data.in_scene is not None: thumbnails[data.in_scene[indices]] = 0  # which is near to none
-    return KnownImages(np.array(data.ids)[indices], thumbnails)
+    groups = np.unique([data.group_names[i] for i in indices]) if data.group_names else np.array([], str)
+    return KnownImages(np.array(data.ids)[indices], thumbnails, groups)
 
 
 def save_known(known: KnownImages, path: Path):
@@ -142,7 +156,8 @@ def save_known(known: KnownImages, path: Path):
     from safetensors.numpy import save_file
 
     numbers = np.array([list(bytes.fromhex(name)) for name in known.ids], np.uint8).reshape(-1, 8)
-    tensors = {"ids": numbers, "thumbnails": np.ascontiguousarray(known.thumbnails)}
+    groups = np.frombuffer("\n".join(known.groups).encode(), np.uint8)
+    tensors = {"ids": numbers, "thumbnails": np.ascontiguousarray(known.thumbnails), "groups": groups.copy()}
     write_atomic(path, lambda temporary: save_file(tensors, temporary))
 
 
@@ -155,7 +170,9 @@ def read_known(path: Path) -> KnownImages | None:  # None where there is no such
     try: saved = load_file(path)
     except Exception as error:  # each damage has a class of its own
         raise damaged(path, error, "copy its folder again, or train again") from error
-    return KnownImages(np.array([bytes(row).hex() for row in saved["ids"]], str), saved["thumbnails"])
+    names = bytes(saved.get("groups", np.uint8([]))).decode().split("\n")  # encoders of earlier versions have none
+    ids = np.array([bytes(row).hex() for row in saved["ids"]], str)
+    return KnownImages(ids, saved["thumbnails"], np.array([name for name in names if name], str))
 
 
 def is_known(data: ImageData, indices: np.ndarray, known: KnownImages) -> np.ndarray:  # bool, as long as `indices`
@@ -163,6 +180,7 @@ def is_known(data: ImageData, indices: np.ndarray, known: KnownImages) -> np.nda
     from sklearn.neighbors import NearestNeighbors
 
     same = np.isin(np.array(data.ids)[indices], known.ids)
+    if data.group_names: same |= np.isin([data.group_names[i] for i in indices], known.groups)
     if not len(known.ids) or not len(indices): return same
     where = _where_they_differ(data.thumbnails)
     neighbours = NearestNeighbors(n_neighbors=1, metric="cosine").fit(_vectors(known.thumbnails, where))

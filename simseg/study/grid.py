@@ -19,7 +19,7 @@ from safetensors import safe_open
 from ..base.files import repo_root, resolve_path
 from ..base.parameters import parameter_defaults, resolved_device
 from ..images.data import split_data
-from ..images.sets import SYNTHETIC, READING, load_pairs, reading_of
+from ..images.sets import SYNTHETIC, load_pairs
 from ..learning.encoders import UNTRAINED
 
 # %% ../../nbs/study/grid.ipynb #324f26ab
@@ -52,7 +52,7 @@ STUDY_DEFAULTS = {
 OF_STUDY = ["published", "encoder"]  # of an encoder: the published study's figure, and a file of ready weights
 GRID = ["encoders", "label_ratios"]  # of a recipe: the part of the grid that it is run on
 FROM_CELL = ["seed", "out_dir", "label_ratio", "encoder", "model_dir"]  # what differs from cell to cell
-FROM_UNET = ["dataset", "max_images", "border", "split", "split_seed", *READING]  # which evaluation and recipes share
+FROM_UNET = ["dataset", "max_images", "border", "split", "split_seed"]  # which evaluation and recipes share
 ONE_RUN = ["overwrite", "tracker", "stop_after"]  # how somebody runs a single run
 RESOURCES = ["mem_mb", "runtime", "gpu"]  # of a stage: MB, minutes, and how many GPUs; Snakemake's names for them
 RUNNING = ["data_root", "device", "precision", "threads", "resources", "skip_recorded"]  # not what a study is
@@ -126,7 +126,7 @@ class Run:
         params = {**defaults, **{key: study[key] for key in STUDY_DEFAULTS if key in defaults}}
         if self.stage == "simclr":
             dataset = study["unet"].get("dataset", "synthetic")
-            params |= {key: study["unet"][key] for key in ("split", "split_seed", *READING) if key in study["unet"]}
+            params |= {key: study["unet"][key] for key in ("split", "split_seed") if key in study["unet"]}
             params["leave_out"] = "" if dataset in SYNTHETIC else dataset
             own = study["encoders"][self.start] or {}
             params |= {**study["simclr"], **{key: value for key, value in own.items() if key not in OF_STUDY}}
@@ -183,8 +183,7 @@ def runs_to_do(study: dict) -> list[Run]:
 def study_data(study: dict) -> tuple:  # ImageData, and its Split with every development image
     "Return the images that a study fine-tunes and tests on."
     params = Run(study, "unet", "scratch", ratio=0.8).params
-    reading = reading_of(params)
-    data = load_pairs(params["dataset"], params["image_size"], params["data_root"], params["max_images"], **reading)
+    data = load_pairs(params["dataset"], params["image_size"], params["data_root"], params["max_images"])
     return data, split_data(data, 0.8, params["split"], params["split_seed"])
 
 # %% ../../nbs/study/grid.ipynb #ab979f99

@@ -15,9 +15,7 @@ from pathlib import Path
 from ..base.files import read_json, read_yaml, repo_root, resolve_path, write_atomic
 from ..base.parameters import check_known, check_types, parameter_defaults
 from ..base.run import read_state
-from ..images.masks import MOST_CLASSES, suggest_classes
 from ..images.cache import cache_dir, clear_cache, list_cache
-from ..images.sets import classes_beside, read_classes, values_of_masks
 from ..simclr import run_simclr
 from ..study.files import begun_file, begun_study
 from ..study.results import current_runs, failed_and_stale, study_progress
@@ -168,21 +166,6 @@ def _report(args):
 def _record(args):
     "Keep a study's tables, histories and parameters in outputs/reference/STUDY, without its weights."
     print(record_study(begun_study(args.study)))
-
-
-@_command({"folder": dict(type=_path, metavar="FOLDER", help="folder with images/ and masks/")})
-def _classes(args):
-    "List the values of a folder's masks, and a line that names them for the parameter `classes`."
-    folder = Path(args.folder).absolute()
-    values = values_of_masks(folder)
-    print(values.assign(share=values["share"].map("{:.2%}".format)).to_string(index=False), end="\n\n")
-    named = read_classes(folder, "")
-    if named: print(f"{classes_beside(folder)} says what they mean: {named}")
-    elif len(values) > MOST_CLASSES + 2:
-        print(f"{len(values)} values are no classes: soft edges or JPEG make so many. Save masks as PNG.")
-    elif suggested := suggest_classes(values):
-        print(f"To paste below `unet:`, with names of yours:\n\n  classes: \"{suggested}\"")
-    else: print("One thing and its background: leave classes empty.")
 
 # %% ../../nbs/tools/command.ipynb #53f5f51b
 @_command({"file": dict(type=_path, metavar="FILE", help="parameters of 2_simclr, as params/simclr_cats_vs_dogs.yaml")})
