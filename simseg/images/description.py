@@ -224,7 +224,7 @@ def propose_values(counted: pd.DataFrame) -> tuple[dict, str]:  # as for `values
     said = f"beside 0, {counted['file'].nunique()} masks hold {some}"
     numbers = [value for value in held if value[0] != "#"]
     if len(held) == 1: return {"thing": [_typed(held[0])]}, said
-    if len(held) > 8 and numbers == held:
+    if numbers == held and (len(held) > 8 or float(held[-1]) > 255):
         values = [float(value) for value in held]
         whole = counted[~black].groupby("file").size().max()
         edges = counted.assign(number=counted["value"].astype(float))
@@ -233,6 +233,7 @@ def propose_values(counted: pd.DataFrame) -> tuple[dict, str]:  # as for `values
             return {"thing": ["above 127"]}, f"{said}: soft edges or JPEG compression"
         if max(values) <= 1: return {"thing": ["above 0.5"]}, f"{said}: soft edges"
         if not _are_classes(edges[~black]): return {"thing": ["above 0"]}, f"{said}: a number for each thing"
+    if numbers == held and not all(value.isdigit() for value in held): return {"thing": ["above 0"]}, f"{said}: no whole numbers"
     ignored = held[-1] == "255" and len(held) > 1 and int(held[-2]) < 128
     if len(numbers) < len(held): held = [value if value[0] == "#" else _written(int(value) * 0x010101, True) for value in held]
     names = [f"class_{i}" for i in range(1, len(held) + 1)]
