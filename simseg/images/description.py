@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILE', 'WILD', 'LOOKED_AT', 'Description', 'read_description', 'description_text', 'Files', 'relative_name',
-           'pair_files', 'find_files', 'count_values', 'propose_values', 'masks_among', 'describe_folder']
+           'is_united', 'pair_files', 'find_files', 'count_values', 'propose_values', 'masks_among', 'describe_folder']
 
 # %% ../../nbs/images/description.ipynb #3f04c834
 import os
@@ -144,6 +144,11 @@ def relative_name(path: Path, root: str) -> str:
     return unicodedata.normalize("NFC", printable(path.relative_to(root).as_posix()))
 
 
+def is_united(masks: str) -> bool:  # a pattern
+    "Return whether several files that fit a pattern make one mask."
+    return "*" in re.sub(r"\*\*/|\.\*$", "", masks)
+
+
 def pair_files(paths: dict, images: list[str], masks: list[str]) -> dict:  # of text → path; "images", "masks": name → paths
     "Return the files that fit patterns, by the names that pair them; what fits both is a mask."
     with_folders = all("**/" in pattern for pattern in [*images, *masks])
@@ -173,7 +178,7 @@ def find_files(description: Description, where: str) -> Files:  # `where` names 
         if patterns and not of_name:
             raise FileNotFoundError(f"{where}: no image fits {key}: {', '.join(patterns)}; below {root} are {len(paths)} "
                                     f"images{', such as ' + min(paths) if paths else ''}.")
-        united = key == "masks" and any("*" in re.sub(r"\*\*/|\.\*$", "", pattern) for pattern in patterns)
+        united = key == "masks" and any(map(is_united, patterns))
         for name, files in of_name.items():
             if len(files) > 1 and not united:
                 raise ValueError(f"{where}: {files[0]} and {files[1]} have the same name, {name}; rename one, or write **/ "
