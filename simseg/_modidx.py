@@ -591,7 +591,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                    'simseg.tools.look.Pairing': ('tools/look.html#pairing', 'simseg/tools/look.py'),
                                    'simseg.tools.look._about_masks': ('tools/look.html#_about_masks', 'simseg/tools/look.py'),
                                    'simseg.tools.look._about_photos': ('tools/look.html#_about_photos', 'simseg/tools/look.py'),
-                                   'simseg.tools.look._about_sizes': ('tools/look.html#_about_sizes', 'simseg/tools/look.py'),
                                    'simseg.tools.look._about_values': ('tools/look.html#_about_values', 'simseg/tools/look.py'),
                                    'simseg.tools.look._afford': ('tools/look.html#_afford', 'simseg/tools/look.py'),
                                    'simseg.tools.look._after': ('tools/look.html#_after', 'simseg/tools/look.py'),

@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from ..images.description import (FILE, Description, _check_black, count_values,
                                        is_united, pair_files, propose_values, read_description, relative_name)
 from ..images.drawing import highlight
 from ..images.masks import IGNORED, class_names, looks_like_mask, make_targets, mask_values, values_line
-from ..images.sets import MAX_UNREADABLE, _of_files, turn_like
+from ..images.sets import MAX_UNREADABLE, _of_files
 
 # %% ../../nbs/tools/look.ipynb #9d68c4f3
 SEEN = 24  # files that are looked at in each kind of file
@@ -81,7 +81,7 @@ def suggest_patterns(photo: str, mask: str) -> list[tuple[str, str]]:  # paths b
     return [pair for pair in dict.fromkeys(pairs) if all("{name}" in pattern for pattern in pair)]
 
 # %% ../../nbs/tools/look.ipynb #f0e561a7
-TRUTH = ["gt", "truth", "manual", "label", "seg", "annot", "mask", "class"]  # how words begin of what a person has drawn
+TRUTH = ["gt", "truth", "manual", "label", "seg", "annot", "mask", "class"]  # words of what a person has drawn
 OTHER = ["auto", "pred", "output", "result", "imagej", "fov", "roi", "track", "instance", "object", "color", "colour",
          "overlay", "preview"]  # and of what a program made, or of another purpose
 
@@ -97,15 +97,14 @@ class Pairing:
 
 
 def _kinds(texts: list[str]) -> list[list[str]]:
-    "Return files by kind: the folder, the ending, the words at both ends of a name; fewer of these where kinds are many."
-    table = pd.DataFrame({"text": texts})
-    parts = {"top": "^([^/]*)", "folder": "([^/]*)/[^/]*$", "first": r"([^\W\d_]*)[^/]*$", "last": r"([^\W\d_]*)\.[^./]*$",
-             "ending": r"(\.[^./]*)$"}
-    for name, part in parts.items(): table[name] = table["text"].str.extract(part)[0].fillna("")
+    "Return files by kind: folder, ending, and the words at both ends of a name; by fewer of these where kinds are many."
+    parts = {"folder": "([^/]*)/[^/]*$", "ending": r"(\.[^./]*)$", "last": r"([^\W\d_]*)\.[^./]*$", "top": "^([^/]*)",
+             "first": r"([^\W\d_]*)[^/]*$"}
+    table = pd.DataFrame({name: pd.Series(texts).str.extract(part)[0].fillna("") for name, part in parts.items()})
     for keys in (["folder", "ending", "first", "last"], ["folder", "ending", "last"], ["top", "ending", "last"],
                  ["folder", "ending"], ["top", "ending"], ["ending"]):
-        kinds = [list(kind["text"]) for _, kind in table.groupby(keys)]
-        if len(kinds) <= 16: break
+        kinds = [[texts[i] for i in places] for places in table.groupby(keys).groups.values()]
+        if len(kinds) <= 16: return kinds
     return kinds
 
 
@@ -187,7 +186,7 @@ def find_pairings(paths: dict) -> tuple[list[Pairing], list[str]]:  # of path be
 # %% ../../nbs/tools/look.ipynb #b4c39c3f
 def suggest_groups(texts: list[str]) -> tuple[str, int, bool]:  # pattern, groups, whether it is likely
     "Return a pattern for what belongs together by its name; empty where no beginning of names comes back."
-    table = pd.DataFrame([_words(Path(text).stem) for text in texts]).fillna("")
+    table = pd.DataFrame(zip_longest(*(_words(Path(text).stem) for text in texts), fillvalue="")).T
     regex = ""
     for word, sign in zip(table, list(table)[1:]):
         one = table[word][0]
@@ -219,7 +218,7 @@ def _after(length: int, size: int, tile: int) -> np.ndarray:  # (length,), int
     return start + (2 * small + 1) * tile // (2 * size)
 
 
-def score_perfect(masks: list[np.ndarray], size: int, tile: int = 0) -> float:  # (H, W), numbers of classes, or `IGNORED`
+def score_perfect(masks: list[np.ndarray], size: int, tile: int = 0) -> float:  # (H, W): class, or `IGNORED`
     "Return the IoU of masks with themselves after they were made squares of a size, whole or by tiles; classes' mean."
     shared = np.zeros(256)
     either = np.zeros(256)
@@ -243,8 +242,8 @@ def measure_things(masks: list[np.ndarray]) -> str:  # as for `score_perfect`
         rows += zip(np.bincount(numbers.ravel())[1:], thickness)
     if not rows: return "no mask holds a thing"
     areas, widths = zip(*rows)
-    return (f"a mask holds {len(rows) / len(masks):.0f} separate things; half are smaller than {np.median(areas):.0f} px; "
-            f"the thinnest are about {np.quantile(widths, 0.1):.0f} px thick")
+    return (f"a mask holds {len(rows) / len(masks):.0f} separate things; half are smaller than {np.median(areas):.0f} "
+            f"px; the thinnest are about {np.quantile(widths, 0.1):.0f} px thick")
 
 
 def choose_tile(masks: list[np.ndarray]) -> int:  # as for `score_perfect`; 0: whole images do
@@ -279,13 +278,13 @@ def _about_values(masks: list[Path]) -> tuple[dict, list[str], list[str]]:
              for value, n, path in zip(share.index, by_value.nunique()[share.index], by_value.first()[share.index])]
     if len(lines) > 8: lines[8:] = [f"… {len(lines)} values in all"]
     asked = []
-    if len(seen) < len(masks): asked.append(f"Of {len(masks)} masks {len(seen)} were looked at; others may hold other values.")
+    if len(seen) < len(masks): asked.append(f"Of {len(masks)} masks {len(seen)} were looked at; others may hold more.")
     if len(values) > 1 and _header(masks[0])[1][:1] == "I": values = {"thing": ["above 0"]}  # classes need no 16 bits
     named = [str(value) for name, each in values.items() for value in each if name != "ignore"]
-    if named[0][:5] == "above": asked.append(f"The masks hold {len(share)} values ({reason}): the thing is what is {named[0]}.")
+    if named[0][:5] == "above": asked.append(f"The masks hold {len(share)} values ({reason}): the thing is {named[0]}.")
     elif len(named) > 1:
         apart = counted[counted["value"].isin(named)].groupby("file").size().max() == 1
-        asked.append(f"The masks hold several values ({reason}{', no mask two of them' if apart else ''}). Give each its "
+        asked.append(f"The masks hold several values ({reason}{', no mask two of them' * int(apart)}). Give each its "
                      f"name; if they mean one thing, or number things: {values_line({'thing': named})}")
     if "ignore" in values: asked.append("255 is taken for pixels that count nowhere (ignore).")
     largest = share.index[0]
@@ -300,11 +299,11 @@ def _about_values(masks: list[Path]) -> tuple[dict, list[str], list[str]]:
 
 def _official(root: Path, images: dict) -> str:  # name → file
     "Return the file that lists the set's own test images, some of those that are labelled; empty where there is none."
-    for path in sorted(visible_files(root), key=lambda path: not path.name.lower().startswith("test")):
+    for path in visible_files(root):
         if not re.fullmatch(r"(test|val).*\.txt", path.name.lower()): continue
         listed = set(path.read_text(encoding="utf-8-sig", errors="replace").split())
         hits = sum(not {name, file.name, file.stem}.isdisjoint(listed) for name, file in images.items())
-        if 0 < hits < len(images): return relative_name(path, str(root))
+        if len(listed) / 2 < hits < len(images): return relative_name(path, str(root))
     return ""
 
 
@@ -317,20 +316,21 @@ def _propose(root: Path, paths: dict) -> tuple[Description, list[str], list[str]
     pairings, alike = find_pairings(paths)
     if not pairings:
         folders = {text.rpartition("/")[0] for text in paths} - {text.rpartition("/")[0] for text in alike}
-        images = [f"{folder}/{{name}}.*".lstrip("/") for folder in sorted(folders)] if alike and folders else "**/{name}.*"
-        asked = [f"{_list(alike)} look like masks, but no photo has their names; give them the photos' names."] if alike else []
+        if not alike or not folders: folders = ["**"]
+        asked = [f"{_list(alike)} look like masks, but no photo has their names; rename them."] if alike else []
+        images = [f"{folder}/{{name}}.*".lstrip("/") for folder in sorted(folders)]
         return Description(root=str(root), images=images), asked, []
     best, *others = pairings
-    asked = [f"{other.masks} looks like masks too, of {other.n} photos. {best.masks} is proposed for its name alone: look at "
-             "the outlines, and confirm." for other in others]
+    asked = [f"{other.masks} looks like masks too, of {other.n} photos. {best.masks} is proposed for its name alone: look "
+             "at the outlines, and confirm." for other in others]
     described = Description(root=str(root), images=best.images, masks=best.masks,
                             without_mask="leave out" if best.bare else "refuse")
     files = find_files(described, FILE)
     values, about, lines = _about_values([path for of_name in files.masks.values() for path in of_name])
     asked += about
     if is_united(best.masks): asked.append("Several files make one mask: they are united.")
-    if best.bare: asked.append(f"{best.bare} images have no mask, such as {files.bare[0]}: they are left out; or draw theirs.")
-    if files.alone: asked.append(f"{len(files.alone)} masks have no image, such as {files.alone[0].name}: they are left out.")
+    if best.bare: asked.append(f"{best.bare} images have no mask, such as {files.bare[0]}: left out; or draw theirs.")
+    if files.alone: asked.append(f"{len(files.alone)} masks have no image, such as {files.alone[0].name}: left out.")
     groups, n, likely = suggest_groups([relative_name(path, str(root)) for path in files.images.values()])
     if likely: asked.append(f"Names make {n} groups; take `groups` away if these are no patients, scenes or videos.")
     elif groups: asked.append(f"Do images whose names begin alike belong together ({n} groups)? Then: groups: {groups}")
@@ -354,65 +354,42 @@ def _inventory(paths: dict, others: list[Path]) -> list[str]:
         kinds.setdefault(f"{folder}/ {path.suffix.lower()}", []).append(path)
     lines = [] if paths else [f"no images; simseg reads {', '.join(sorted(ENDINGS))}"]
     for kind, files in kinds.items():
-        seen = [(*size, mode) for size, mode, _ in map(_header, _some(files, SEEN)) if size]
-        sizes = sorted({f"{width}×{height}" for width, height, _ in seen if (width, height, _) in (min(seen), max(seen))})
-        lines.append(f"{kind}: {len(files)} files, {' to '.join(sizes)} px, {_list(sorted({mode for *_, mode in seen}))}")
+        seen = sorted({(*size, mode) for size, mode, _ in map(_header, _some(files, SEEN)) if size})
+        sizes = dict.fromkeys(f"{width}×{height}" for width, height, _ in seen[:1] + seen[-1:])
+        lines.append(f"{kind}: {len(files)} files, {' to '.join(sizes)} px, {_list({mode for *_, mode in seen})}")
     if len(lines) > 2 * SHOWN: lines[2 * SHOWN:] = [f"… {len(lines)} kinds of files in all"]
     endings = Counter(path.suffix.lower() or path.name for path in others)
-    return [*lines, f"no images: {_list([f'{n} {ending}' for ending, n in endings.most_common()], 6)}"] if others else lines
-
-
-def _about_sizes(files) -> list[str]:  # as `find_files` gives
-    "Return what is wrong with the sizes of masks, and with photos that EXIF data turn."
-    turned = []
-    scaled = []
-    wrong = []
-    for name, path in files.images.items():
-        mask_path = files.masks[name][0]
-        size, _, turns = _header(path)
-        mask_size = _header(mask_path)[0]
-        if not size or not mask_size or (size == mask_size and not turns): continue
-        (turned if turns else scaled).append(name)
-        try: turn_like(open_image(mask_path), Image.open(path), mask_path, path)
-        except UnreadableImage: continue
-        except ValueError as error: wrong.append(str(error))
-    n = len(files.images)
-    return [sentence for sentence in (
-        turned and f"{len(turned)} of {n} photos are turned by EXIF data, such as {turned[0]}: see whether outlines fit.",
-        scaled and f"{len(scaled)} of {n} masks have another size than their images, such as {scaled[0]}, and are scaled.",
-        wrong and f"{len(wrong)} of {n} masks do not fit, and the set is refused: {wrong[0]} If they are of the whole image, "
-                  "squeezed: mask.resize(photo.size, Image.Resampling.NEAREST).save(file)") if sentence]
+    if endings: lines.append(f"no images: {_list([f'{n} {ending}' for ending, n in endings.most_common()], 6)}")
+    return lines
 
 
 def _about_photos(source) -> tuple[list[str], list[str]]:  # lines, and what is to decide
     "Return what images are alike and, of a labelled set, how many train, validate and test at each ratio."
     n = len(source.files)
-    seen = _some(range(n), _afford(source.files, 5 * PIXELS))
-    known = dict.fromkeys(set(range(n)) - set(seen))
+    seen = min(n, _afford(source.files, 8 * PIXELS))  # of the first ones, since neighbours are alike
+    known = dict.fromkeys(range(seen, n), ("", np.zeros((16, 16), np.uint8)))
     unread = []
-    for i in seen:
+    for i in range(seen):
         try: known[i] = identify(read_image(source.files[i]))
         except UnreadableImage as error: unread.append(str(error))
     asked = []
-    if unread: asked.append(f"{len(unread)} of {len(seen)} images cannot be read, and are left out: {_list(unread)}")
-    if len(unread) > MAX_UNREADABLE * len(seen): asked.append(f"A run stops where more than {MAX_UNREADABLE:.0%} are left out.")
+    if unread: asked.append(f"{len(unread)} of {seen} images cannot be read, and are left out: {_list(unread)}")
+    if len(unread) > MAX_UNREADABLE * seen: asked.append(f"A run stops where more than {MAX_UNREADABLE:.0%} are left out.")
     if not known: return [], asked
     kept = sorted(known)
-    ids, thumbnails = zip(*[known[i] or (f"{i:016x}", np.zeros((16, 16), np.uint8)) for i in kept])
-    data = ImageData(np.array(kept), None, source.labels[kept], [source.names[i] for i in kept], None, ids=list(ids),
-                     thumbnails=np.stack(thumbnails), classes=source.classes,
-                     group_names=[source.groups[i] for i in kept] if source.groups else None)
+    data = ImageData(np.array(kept), None, source.labels[kept], [source.names[i] for i in kept], None,
+                     ids=[known[i][0] or f"{i:016x}" for i in kept], thumbnails=np.stack([known[i][1] for i in kept]),
+                     group_names=[source.groups[i] for i in kept] if source.groups else None, classes=source.classes)
     group_images(data)
     sizes = np.bincount(data.groups)
     lines = [f"{len(kept)} images make {len(sizes)} groups by likeness{' and name' if source.groups else ''}, of which "
              f"{(sizes > 1).sum()} hold several images", *data.notes]
-    if len(seen) < n: lines.append(f"near-duplicates were looked for among {len(seen)} of {n} images")
+    if seen < n: lines.append(f"near-duplicates were looked for among the first {seen} of {n} images")
     for ratio in RATIOS if source.has_masks else []:
-        try: split = split_data(data, ratio)
+        try: parts = vars(split_data(data, ratio))
         except ValueError as error: lines.append(f"{ratio:.0%}: {error}")
-        else:
-            parts = [f"{name} {len(part)} ({len(np.unique(data.groups[part]))} groups)" for name, part in vars(split).items()]
-            lines.append(f"{ratio:.0%}: {', '.join(parts)}")
+        else: lines.append(f"{ratio:.0%}: " + ", ".join(
+            f"{name} {len(part)} ({len(np.unique(data.groups[part]))} groups)" for name, part in parts.items()))
     return lines, asked
 
 
@@ -420,30 +397,34 @@ def _about_masks(source) -> tuple[list[str], list[str], list[tuple], int]:  # li
     "Return what masks hold as they are read, what is lost of it at each size, and images with outlines."
     names = class_names(source.classes)
     masks = []
-    refused = []
+    notes = {"refused": [], "turned": [], "scaled": []}
     drawn = []
-    for i in _some(range(len(source.files)), min(SEEN, _afford(source.files))):
+    places = _some(range(len(source.files)), min(SEEN, _afford(source.files)))
+    for i in places:
+        if _header(source.files[i])[2]: notes["turned"].append(source.names[i])
         try: photo, trimap = source.read(i)
         except UnreadableImage: continue
-        except ValueError as error: refused.append(str(error))
+        except ValueError as error: notes["refused"].append(str(error))
         else:
+            if photo.size != trimap.size: notes["scaled"].append(source.names[i])
             masks.append(make_targets(torch.from_numpy(np.array(trimap))[None])[0, 0].numpy().astype(np.uint8))
             if len(drawn) < SHOWN: drawn.append((source.names[i], _outlined(photo, masks[-1], names)))
-    asked = [f"{len(refused)} masks of those looked at are refused, and the set with them: {refused[0]}"] if refused else []
+    says = {"refused": "masks are refused, and the set with them", "scaled": "masks have another size than their images",
+            "turned": "photos are turned by EXIF data (see whether outlines fit)"}
+    asked = [f"Of {len(places)} looked at, {len(found)} {says[note]}: {found[0]}" for note, found in notes.items() if found]
     if not masks: return [], asked, drawn, 0
     held = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks)[:IGNORED]
     shares = [f"{name} {pixels / held.sum():.1%}" for name, pixels in zip(names or ["background", "thing"], held)]
     guess = held[1:].max() / held.sum() / max(1, np.count_nonzero(held[1:]))
     lines = [f"{', '.join(shares)}, as read in {len(masks)} images", measure_things(masks),
              f"calling everything the thing, or the most frequent class, scores IoU {guess:.3f} (iou_guess)"]
-    tile = choose_tile(masks)
-    for each in (0, *TILES):
-        if each >= max(max(mask.shape) for mask in masks): continue
-        scores = [f"{score_perfect(masks, size, each):.2f} at {size} px" for size in SIZES]
-        lines.append(f"a perfect mask scores {', '.join(scores)}, {f'by tiles of {each}' if each else 'squeezed to a square'}")
+    for tile in (0, *TILES):
+        if tile >= max(max(mask.shape) for mask in masks): continue
+        scores = [f"{score_perfect(masks, size, tile):.2f} at {size} px" for size in SIZES]
+        lines.append(f"a perfect mask scores {', '.join(scores)}, " + (f"by tiles of {tile}" if tile else "squeezed"))
     same = [np.sum(a & b) / max(1, np.sum(a | b)) for a, b in zip(masks, masks[1:]) if a.shape == b.shape]
-    if not names and len(same) > 1 and min(same) > 0.97: asked.append("All masks are nearly the same: is this a field of view?")
-    return lines, asked, drawn, tile
+    if not names and min(same, default=0) > 0.97: asked.append("All masks are nearly the same: is this a field of view?")
+    return lines, asked, drawn, choose_tile(masks)
 
 
 def _outlined(photo: Image.Image, numbers: np.ndarray, names: list[str]) -> str:  # (H, W), as for `score_perfect`
@@ -452,7 +433,7 @@ def _outlined(photo: Image.Image, numbers: np.ndarray, names: list[str]) -> str:
     photo.thumbnail((320, 320))
     mask = Image.fromarray(np.where(numbers == IGNORED, 0, numbers))
     if names: small = np.asarray(mask.resize(photo.size, Image.Resampling.NEAREST))
-    else: small = np.asarray(mask.point(lambda n: 255 * n).resize(photo.size, Image.Resampling.BOX)) > 0  # thin things stay
+    else: small = np.asarray(mask.point(lambda n: 255 * n).resize(photo.size, Image.Resampling.BOX)) > 0  # thin ones too
     file = io.BytesIO()
     highlight(photo, small, names).save(file, "JPEG", quality=85)
     return base64.b64encode(file.getvalue()).decode()
@@ -485,7 +466,7 @@ class Look:
     def write(self) -> list[Path]:
         "Write the proposed files into the folder; raise `ValueError` where there is one already."
         there = [self.folder / name for name in (FILE, PHOTOS) if os.path.lexists(self.folder / name)]
-        if there: raise ValueError(f"{there[0]} is there already, and is never replaced; move it away to write another.")
+        if there: raise ValueError(f"{there[0]} is there already, and is never replaced; move it away, and try again.")
         if not self.proposed: raise ValueError(f"{self.folder} holds nothing to describe, so nothing was written.")
         return [write_atomic(self.folder / name, lambda path: path.write_text(text, "utf-8"), overwrite=False)
                 for name, text in self.proposed.items()]
@@ -493,8 +474,8 @@ class Look:
 
 def _as_file(described: Description, asked: list[str]) -> str:
     "Return the lines of a description, with what is to decide above them."
-    lines = ["# Proposed by simseg look, which guesses: read this, change it, then run.", *[f"# - {line}" for line in asked]]
-    lines = ["\n#   ".join(line.splitlines()) for line in lines]
+    lines = ["# Proposed by simseg look, which guesses: read this, change it, then run."]
+    lines += ["# - " + "\n#   ".join(line.splitlines()) for line in asked]
     return "\n".join([*lines, description_text(described.model_copy(update={"root": ""}))])
 
 
@@ -522,11 +503,11 @@ def look(folder: str | Path) -> Look:  # or the file of a description
     if source:
         read = {*source.files, *(path for of_name in files.masks.values() for path in of_name)}
         rest = Counter(text.rpartition("/")[0] or "." for text, path in paths.items() if path not in read)
-        if rest: sections[f"{folder} holds"].append(f"not read: {_list([f'{n} in {place}/' for place, n in rest.items()], 6)}")
+        left = [f"{n} in {place}/" for place, n in rest.items()]
+        if left: sections[f"{folder} holds"].append(f"not read: {_list(left, 6)}")
         sections["groups and splits"], about = _about_photos(source)
         asked += about
     if source and source.has_masks:
-        asked += _about_sizes(files)
         sections["masks"], about, drawn, tile = _about_masks(source)
         asked += about
         if tile and not described.tile:
@@ -537,13 +518,14 @@ def look(folder: str | Path) -> Look:  # or the file of a description
                   for ending in CONVERT if any(path.name.lower().endswith((ending, f"{ending}.gz")) for path in every)]
     proposed = {}
     if described and own: sections[f"{file} says"] = description_text(described).splitlines()
-    elif described:
+    sections["to decide"] = [f"{i}. {line}" for i, line in enumerate(asked, 1)]
+    if described and not own:
         proposed[FILE] = _as_file(described, asked)
         photos = pair_files(paths, described.images, [])["images"] if source and source.has_masks else []
-        if photos and len(photos) == len(files.images) + len(files.bare) <= 3 * len(files.bare):  # no pattern fits masks
-            all_photos = Description(images=described.images)
-            proposed[PHOTOS] = _as_file(all_photos, [f"All photos, to pretrain on; {FILE} has those with masks."])
-    sections["to decide"] = [f"{i}. {line}" for i, line in enumerate(asked, 1)]
+        every = len(files.images) + len(files.bare) if photos else 0
+        if photos and len(photos) == every <= 3 * len(files.bare):  # the pattern fits no masks
+            asked = [f"All photos, to pretrain on; {FILE} has those with masks."]
+            proposed[PHOTOS] = _as_file(Description(images=described.images), asked)
     for name, text in proposed.items():
         sections[f"a proposal for {folder / name}"] = [line for line in text.splitlines() if line[:1] not in ("#", "")]
     blocks = ["\n  ".join([f"{title}:", *lines]) for title, lines in sections.items() if lines]
