@@ -149,8 +149,8 @@ def is_united(masks: str) -> bool:  # a pattern
     return "*" in re.sub(r"\*\*/|\.\*$", "", masks)
 
 
-def pair_files(paths: dict, images: list[str], masks: list[str]) -> dict:  # of text → path; "images", "masks": name → paths
-    "Return the files that fit patterns, by the names that pair them; what fits both is a mask."
+def pair_files(paths: dict, images: list[str], masks: list[str]) -> dict:  # of path below the root → file
+    "Return the files that fit patterns, as images and masks of each name that pairs them; what fits both is a mask."
     with_folders = all("**/" in pattern for pattern in [*images, *masks])
     named = {"masks": {}, "images": {}}
     taken = set()
@@ -238,7 +238,7 @@ def propose_values(counted: pd.DataFrame) -> tuple[dict, str]:  # as for `values
             return {"thing": ["above 127"]}, f"{said}: soft edges or JPEG compression"
         if max(values) <= 1: return {"thing": ["above 0.5"]}, f"{said}: soft edges"
         if not _are_classes(edges[~black]): return {"thing": ["above 0"]}, f"{said}: a number for each thing"
-    if numbers == held and not all(value.isdigit() for value in held): return {"thing": ["above 0"]}, f"{said}: no whole numbers"
+    if numbers == held and not "".join(held).isdigit(): return {"thing": ["above 0"]}, f"{said}: no whole numbers"
     ignored = held[-1] == "255" and len(held) > 1 and int(held[-2]) < 128
     if len(numbers) < len(held): held = [value if value[0] == "#" else _written(int(value) * 0x010101, True) for value in held]
     names = [f"class_{i}" for i in range(1, len(held) + 1)]

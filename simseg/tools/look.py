@@ -100,14 +100,14 @@ def _about_values(masks: list[Path]) -> tuple[dict, list[str], list[str]]:
     counted = count_values(seen)
     try: values, reason = propose_values(counted)
     except ValueError as error: return {}, [f"No thing is drawn: {error}."], []
-    share = (counted.groupby("value")["share"].sum() / len(seen)).sort_values(ascending=False)
+    share = (counted.groupby("value")["share"].sum() / counted["file"].nunique()).sort_values(ascending=False)
     by_value = counted.groupby("value")["file"]
-    lines = [f"{value}: {share[value]:.1%} of the pixels, in {n} of {len(seen)} masks, such as {path.name}"
+    lines = [f"{value}: {share[value]:.1%} of the pixels, in {n} of {len(seen)} masks, the first of them {path.name}"
              for value, n, path in zip(share.index, by_value.nunique()[share.index], by_value.first()[share.index])]
     if len(lines) > 8: lines[8:] = [f"… {len(lines)} values in all"]
     asked = []
     if len(seen) < len(masks): asked.append(f"Of {len(masks)} masks {len(seen)} were looked at; others may hold more.")
-    if len(values) > 1 and read_header(masks[0])[1][:1] == "I": values = {"thing": ["above 0"]}  # classes need no 16 bits
+    if len(values) > 1 and read_header(masks[0])[1][:1] == "I": values = {"thing": ["above 0"]}  # 16 bits: numbers
     named = [str(value) for name, each in values.items() for value in each if name != "ignore"]
     if named[0][:5] == "above": asked.append(f"The masks hold {len(share)} values ({reason}): the thing is {named[0]}.")
     elif len(named) > 1:
@@ -120,7 +120,7 @@ def _about_values(masks: list[Path]) -> tuple[dict, list[str], list[str]]:
         rest = {name: each for name, each in values.items() if str(each[0]) != largest} or {"thing": [0]}
         asked.append(f"{largest} covers {share[largest]:.0%} of the pixels. Is 0 the background? If {largest} is: "
                      f"{values_line(rest | {'background': [largest]})}")
-    try: _check_black(masks)
+    try: _check_black(sorted(set(counted["file"])))  # those that can be read
     except ValueError as error: asked.append(str(error))
     return values, asked, lines
 
@@ -187,7 +187,7 @@ def _inventory(paths: dict, others: list[Path]) -> list[str]:
         lines.append(f"{kind}: {len(files)} files, {' to '.join(sizes)} px, {_list({mode for *_, mode in seen})}")
     if len(lines) > 2 * SHOWN: lines[2 * SHOWN:] = [f"… {len(lines)} kinds of files in all"]
     endings = Counter(path.suffix.lower() or path.name for path in others)
-    if endings: lines.append(f"no images: {_list([f'{n} {ending}' for ending, n in endings.most_common()], 6)}")
+    if endings: lines.append(f"beside them: {_list([f'{n} {ending}' for ending, n in endings.most_common()], 6)}")
     return lines
 
 
@@ -225,22 +225,24 @@ def _about_masks(source) -> tuple[list[str], list[str], list[tuple], int]:  # li
     "Return what masks hold as they are read, what is lost of it at each size, and images with outlines."
     names = class_names(source.classes)
     masks = []
-    notes = {"refused": [], "turned": [], "scaled": []}
+    notes = {"refused": [], "unread": [], "turned": [], "scaled": []}
     drawn = []
     places = some_of(range(len(source.files)), min(SEEN, affordable(source.files)))
     for i in places:
         if read_header(source.files[i])[2]: notes["turned"].append(source.names[i])
         try: photo, trimap = source.read(i)
-        except UnreadableImage: continue
+        except UnreadableImage as error: notes["unread"].append(str(error))
         except ValueError as error: notes["refused"].append(str(error))
         else:
             if photo.size != trimap.size: notes["scaled"].append(source.names[i])
             masks.append(make_targets(torch.from_numpy(np.array(trimap))[None])[0, 0].numpy().astype(np.uint8))
             if len(drawn) < SHOWN: drawn.append((source.names[i], _outlined(photo, masks[-1], names)))
-    says = {"refused": "masks are refused, and the set with them", "scaled": "masks have another size than their photos",
-            "turned": "photos are turned by EXIF data (see whether outlines fit)"}
-    asked = [f"Of {len(places)} looked at, {len(of_note)} {says[note]}: {of_note[0]}" for note, of_note in notes.items()
-             if of_note]
+    says = {"refused": "masks are refused, and the set with them",
+            "unread": "photos or their masks cannot be read, and are left out",
+            "turned": "photos are turned by EXIF data (see whether outlines fit)",
+            "scaled": "masks have another size than their photos"}
+    asked = [f"Of {len(places)} looked at, {len(notes[note])} {sentence}: {_list(notes[note])}"
+             for note, sentence in says.items() if notes[note]]
     if not masks: return [], asked, drawn, 0
     held = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks)[:IGNORED]
     shares = [f"{name} {pixels / held.sum():.1%}" for name, pixels in zip(names or ["background", "thing"], held)]
@@ -346,7 +348,9 @@ def look(folder: str | Path) -> Look:  # or the file of a description
         asked += [f"{ending} is not read; if it holds the masks, make PNGs of them: {CONVERT[ending]}"
                   for ending in CONVERT if any(path.name.lower().endswith((ending, f"{ending}.gz")) for path in every)]
     proposed = {}
-    if described and own: sections[f"{file} says"] = description_text(described).splitlines()
+    if described and own:
+        sections[f"{file} says"] = description_text(described.model_copy(update={"root": ""})).splitlines()
+        if described.hub: asked.append("This is a set of the hub, which look does not read.")
     sections["to decide"] = [f"{i}. {line}" for i, line in enumerate(asked, 1)]
     if described and not own:
         proposed[FILE] = _as_file(described, asked)

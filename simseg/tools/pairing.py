@@ -142,11 +142,12 @@ def _suggest(masks: list[list[str]], photos: set[str]) -> dict:  # masks of each
 
 
 def find_pairings(paths: dict) -> tuple[list[Pairing], list[str]]:  # of path below the root → file
-    "Return ways to pair photos with masks, the likeliest first, and the files that look like masks among those seen."
+    "Return ways to pair photos with masks, the likeliest first, and files of the kinds that look like masks."
     @lru_cache(None)
     def is_mask(text):
-        try: return looks_like_mask(mask_values(open_image(paths[text]), text))
+        try: values = mask_values(open_image(paths[text]), text)
         except ValueError: return False
+        return values.min() == values.max() or looks_like_mask(values)  # a mask may be empty
 
     def fit(images, masks):
         named = pair_files({text: text for text in paths}, [images], [masks])
@@ -159,18 +160,20 @@ def find_pairings(paths: dict) -> tuple[list[Pairing], list[str]]:  # of path be
     kinds = _kinds(list(paths))
     most = min(SEEN, max(3, affordable(list(paths.values())) // len(kinds)))
     masks = [list(filter(is_mask, some_of(kind, most))) for kind in kinds]
-    photos = {text for kind, alike in zip(kinds, masks) for text in kind if 2 * len(alike) <= min(most, len(kind))}
-    for beside in (photos, set(paths)):  # a photo may look like a mask, such as one of a few cells on black
-        tried = [pairing for pair in _suggest(masks, beside) if (pairing := fit(*pair))]
-        if tried: break
+    mostly = [2 * len(alike) > min(most, len(kind)) for kind, alike in zip(kinds, masks)]
+    photos = {text for kind, yes in zip(kinds, mostly) if not yes for text in kind}
+    tried = list(filter(None, (fit(*pair) for pair in _suggest(masks, photos))))
+    if not tried:  # a photo may look like a mask, such as one of a few cells on black
+        found = filter(None, (fit(*pair) for pair in _suggest(masks, set(paths))))
+        tried = [pairing for pairing in found if pairing.n > 1]
     tried.sort(key=lambda each: (-each.n, each.bare, -len(each.files), each.masks.count("*"), each.images.count("*"),
                                  len(each.images + each.masks)))
     kept = []
     for pairing in tried:
-        if any(pairing.files & other.files for other in kept): continue
+        if any(pairing.files & other.files or 20 * pairing.n < other.n for other in kept): continue
         if np.mean([is_mask(text) for text in some_of(sorted(pairing.files), 6)]) >= 0.5: kept.append(pairing)
     kept.sort(key=lambda each: (_truth(each.images) - _truth(each.masks), -each.n))
-    return kept, [text for alike in masks for text in alike]
+    return kept, [text for alike, yes in zip(masks, mostly) if yes for text in alike]
 
 # %% ../../nbs/tools/pairing.ipynb #5ac3e5b5
 def suggest_groups(texts: list[str]) -> tuple[str, int, bool]:  # pattern, groups, whether it is likely
