@@ -1,5 +1,4 @@
 "Masks of several classes: read by name, counted as torchmetrics counts, kept apart from the file to the report."
-import json
 import shutil
 
 import numpy as np
@@ -10,19 +9,18 @@ from conftest import evaluation_params, pretrainings, simclr_params, small, stud
 from PIL import Image
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from simseg.tools.command import main
 from simseg.evidence.comparisons import compare_arms
 from simseg.base.files import read_json, write_json, write_yaml
 from simseg.images.data import split_data
 from simseg.images.sets import _as_species, load_pairs
 from simseg.evaluation import run_evaluation
 from simseg.tools.explore import explore_predictions
-from simseg.images.masks import BACKGROUND, BORDER, FOREGROUND, IGNORED, parse_classes
+from simseg.images.masks import BACKGROUND, BORDER, FOREGROUND, IGNORED, values_line
 from simseg.learning.metrics import class_stats, count_batch, summarise
 from simseg.tools.predict import predict, predict_files
 from simseg.evidence.figures import class_table, confusion_matrix
 from simseg.simclr import run_simclr
-from simseg.study.files import check_study
+from simseg.study.files import check_study, read_study
 from simseg.study.results import collect_counts, collect_images, collect_results
 from simseg.unet import load_model, run_unet
 from simseg.evidence.verdict import verdict
@@ -127,6 +125,13 @@ def make_folder(folder, save=Image.fromarray, n: int = 30):
     return folder
 
 
+def describe(folder, classes: str):
+    "Write what the masks of a folder mean, given as cat=1 dog=2; return the folder."
+    values = {name: listed.split(",") for name, _, listed in (part.partition("=") for part in classes.split())}
+    (folder / "data.yaml").write_text("images: images/{name}.png\nmasks: masks/{name}.png\n" + values_line(values) + "\n")
+    return folder
+
+
 FORMS = {
     "numbers": (Image.fromarray, ANIMALS), "a palette, by number": (with_palette, ANIMALS),
     "a palette, by colour": (with_palette, IN_COLOURS), "colours": (in_colours, IN_COLOURS),
@@ -137,57 +142,44 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_classes_are_the_same_in_every_form(form, tmp_path):
     save, classes = FORMS[form]
-    data = load_pairs(str(make_folder(tmp_path / "own", save, 6)), SIDE, classes=classes)
+    data = load_pairs(str(describe(make_folder(tmp_path / "own", save, 6), classes)), SIDE)
     codes = {0: BACKGROUND, 1: FOREGROUND, 2: 4, 255: IGNORED}
     expected = np.stack([np.vectorize(codes.get)(numbers_of(i)) for i in range(6)])
     assert np.array_equal(data.masks, expected) and data.classes == classes
 
 
-@pytest.mark.parametrize("name, text", [
-    ("classes.txt", "cat=1\ndog=2\nignore=255\n"), ("masks/classes.txt", "1 cat\n2 dog\n255 ignore\n"),
-    ("classes.json", json.dumps({"cat": 1, "dog": [2], "ignore": 255})),
-    ("masks/classes.json", json.dumps({"1": "cat", "2": "dog", "255": "ignore"})),
-])
-def test_a_file_beside_the_masks_names_them(name, text, tmp_path):
-    folder = make_folder(tmp_path / "own", n=6)
-    (folder / name).write_text(text)
-    assert load_pairs(str(folder), SIDE).classes == ANIMALS
-    (folder / name).write_text(text.replace("dog", "hound"))
-    again = load_pairs(str(folder), SIDE)
-    assert again.classes == ANIMALS.replace("dog", "hound")
-    assert load_pairs(str(folder), SIDE, classes="animal=1,2 ignore=255").masks.max() == IGNORED
-
-
 @pytest.mark.parametrize("classes, sentence", [
-    ("", r"holds 0 \(.*\), 1 \(.*\), 255 \(.*several classes are to be named.*simseg classes FOLDER"),
-    ("cat=1 dog=2", r"00.png holds 255 \(2.08%\), which no class names; the classes are cat=1 dog=2"),
-    ("cat=1 ignore=255", r"01.png holds 2 \(.*%\), which no class names"),
-    ("cat=#010101", r"holds #ffffff"), ("cat", "no name=value"), ("cat=1 cat=2", "name of its own"),
-    ("cat=1 dog=1", "the value 1 is named twice"), ("cat=1 road=#804080", "colours and numbers"),
-    ("ignore=0", "names 0 classes"),
+    ("cat=1 dog=2", r"00.png holds 255 \(2.08%\), which `values` does not name \(cat=1 dog=2\); name each"),
+    ("cat=1 ignore=255", r"01.png holds 2 \(.*%\), which `values` does not name"),
+    ("cat=#010101", "holds #ffffff"), ("cat=1 dog=1", "1 is named twice"),
+    ("cat=1 road=#804080", "colours and numbers"), ("ignore=0", "0 things are named"),
 ])
 def test_a_value_without_a_name_is_refused(classes, sentence, tmp_path):
+    folder = describe(make_folder(tmp_path / "own", n=6), classes)
+    with pytest.raises(ValueError, match=sentence): load_pairs(str(folder), SIDE)
+
+
+def test_masks_that_nobody_described_are_answered_with_lines_that_describe_them(tmp_path):
     folder = make_folder(tmp_path / "own", n=6)
-    with pytest.raises(ValueError, match=sentence): load_pairs(str(folder), SIDE, classes=classes)
+    with pytest.raises(ValueError, match="write into .*data.yaml") as error: load_pairs(str(folder), SIDE)
+    (folder / "data.yaml").write_text(str(error.value).partition("data.yaml:\n")[2].partition("\n\n")[0])
+    assert load_pairs(str(folder), SIDE).classes == "class_1=1 class_2=2 ignore=255"
 
 
-def test_classes_are_not_for_sets_that_name_their_own():
-    with pytest.raises(ValueError, match="synthetic names its own"): load_pairs("synthetic", SIDE, classes=ANIMALS)
-
-
-def test_soft_edges_are_not_cut_between_classes(tmp_path):
-    folder = make_folder(tmp_path / "own", n=6)
-    with pytest.raises(ValueError, match="leave it out where there are classes"):
-        load_pairs(str(folder), SIDE, classes=ANIMALS, threshold_masks=True)
+@pytest.mark.parametrize("key, line", [("classes: cat=1 dog=2,7", r"values: \{cat: 1, dog: \[2, 7\]\}"),
+                                       ("threshold_masks: true", r"values: \{thing: above 127\}")])
+def test_a_study_that_says_what_masks_mean_is_refused_with_the_line_for_data_yaml(key, line, tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text(f"label_ratios: [0.8]\nseeds: [0]\nencoders: {{scratch: }}\nunet:\n  {key}\n")
+    with pytest.raises(ValueError, match=f"study.yaml, line 5: .* has moved into data.yaml.*{line}"): read_study(file)
 
 
 def test_other_names_are_another_data_set(tmp_path):
-    "A run goes on only with the classes that it began with, also where the file beside the masks has changed."
+    "A run goes on only with the classes that it began with, also where the description has changed."
     folder = make_folder(tmp_path / "own", n=6)
     prints = set()
     for name in ("dog", "hound"):
-        (folder / "classes.txt").write_text(f"cat=1\n{name}=2\nignore=255\n")
-        prints.add(load_pairs(str(folder), SIDE).fingerprint)
+        prints.add(load_pairs(str(describe(folder, f"cat=1 {name}=2 ignore=255")), SIDE).fingerprint)
     assert len(prints) == 2
 
 
@@ -198,19 +190,10 @@ def test_pets_by_species_keep_their_border(species, expected):
 
 
 def test_every_part_of_a_split_holds_every_kind_of_picture(tmp_path):
-    data = load_pairs(str(make_folder(tmp_path / "own", n=60)), SIDE, classes=ANIMALS)
+    data = load_pairs(str(describe(make_folder(tmp_path / "own", n=60), ANIMALS)), SIDE)
     assert len(np.unique(data.labels)) == 3
     part = split_data(data, 0.4)
     for indices in (part.train, part.test): assert np.ptp(np.bincount(data.labels[indices], minlength=3)) <= 2
-
-
-def test_the_command_prints_what_a_folder_holds(tmp_path, capsys):
-    folder = make_folder(tmp_path / "own", in_colours, 6)
-    with pytest.raises(SystemExit) as end: main(["classes", str(folder)])
-    said = capsys.readouterr().out
-    (classes,) = [line.split('"')[1] for line in said.splitlines() if "classes:" in line]
-    assert end.value.code == 0
-    assert load_pairs(str(folder), SIDE, classes=classes).classes == classes
 
 
 # From the folder to a mask
@@ -219,8 +202,8 @@ def test_the_command_prints_what_a_folder_holds(tmp_path, capsys):
 def trained(tmp_path_factory):
     "A U-Net that has learnt cats and dogs by their colours, and its evaluation."
     place = tmp_path_factory.mktemp("classes")
-    folder = make_folder(place / "own")
-    params = small("unet", place / "unet", dataset=str(folder), classes=ANIMALS, image_size=64, batch_size=4, epochs=25,
+    folder = describe(make_folder(place / "own"), ANIMALS)
+    params = small("unet", place / "unet", dataset=str(folder), image_size=64, batch_size=4, epochs=25,
                    learning_rate=3e-3)
     run_unet(params)
     test = small("evaluation", place / "test", dataset=str(folder), model_dir=str(place / "unet" / "model"))
@@ -255,9 +238,9 @@ def test_predicted_masks_hold_the_values_of_the_training_masks(trained, tmp_path
 
 def test_a_model_of_other_classes_is_refused(trained, tmp_path):
     place, folder, _, _ = trained
-    test = small("evaluation", tmp_path / "test", dataset=str(folder), model_dir=str(place / "unet" / "model"))
-    with pytest.raises(ValueError, match="evaluate it on masks of the same classes"):
-        run_evaluation({**test, "classes": "cat=1 hound=2 ignore=255"})
+    hounds = describe(shutil.copytree(folder, tmp_path / "hounds"), "cat=1 hound=2 ignore=255")
+    test = small("evaluation", tmp_path / "test", dataset=str(hounds), model_dir=str(place / "unet" / "model"))
+    with pytest.raises(ValueError, match="evaluate it on masks of the same classes"): run_evaluation(test)
     with pytest.raises(ValueError, match="evaluate it on masks of the same classes"):
         run_evaluation({**test, "dataset": "synthetic"})
 
@@ -275,6 +258,7 @@ def test_a_class_that_no_test_image_has_is_named(trained, tmp_path, capsys):
     "By a model that says nothing of where it has seen these photos, dogs and all."
     place, _, _, _ = trained
     cats = make_folder(tmp_path / "cats", lambda numbers: Image.fromarray(np.where(numbers == 2, 0, numbers)))
+    describe(cats, ANIMALS)
     model = shutil.copytree(place / "unet" / "model", tmp_path / "model")
     (model / "learnt_from.safetensors").unlink()
     metrics, per_image = run_evaluation(small("evaluation", tmp_path / "test", dataset=str(cats), model_dir=str(model)))
@@ -283,42 +267,32 @@ def test_a_class_that_no_test_image_has_is_named(trained, tmp_path, capsys):
     assert metrics["iou_cat"] > 0 and metrics["iou_dog"] in (0, None)
 
 
-def test_a_file_that_windows_wrote_is_read(tmp_path):
-    "With the mark that its editors begin with; and one that is no UTF-8 is named."
-    folder = make_folder(tmp_path / "own", n=6)
-    (folder / "classes.txt").write_bytes("\ufeffcat=1\r\ndog=2\r\nignore=255\r\n".encode())
+def test_a_description_that_windows_wrote_is_read(tmp_path):
+    "With the mark that its editors begin with."
+    folder = describe(make_folder(tmp_path / "own", n=6), ANIMALS)
+    text = (folder / "data.yaml").read_text()
+    (folder / "data.yaml").write_bytes(("\ufeff" + text.replace("\n", "\r\n")).encode())
     assert load_pairs(str(folder), SIDE).classes == ANIMALS
-    (folder / "classes.txt").write_bytes("kätzchen=1\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="classes.txt does not say what masks mean"): load_pairs(str(folder), SIDE)
 
 
-def test_bare_names_say_of_no_value(tmp_path):
-    "As annotation tools leave them: masks of one thing are read as ever, of several they are asked about."
-    for folder, save in {"one": lambda numbers: Image.fromarray(numbers // 255), "several": Image.fromarray}.items():
-        make_folder(tmp_path / folder, save, 6)
-        (tmp_path / folder / "classes.txt").write_text("cat\ndog\n")
-    assert load_pairs(str(tmp_path / "one"), SIDE).classes == ""
-    with pytest.raises(ValueError, match="several classes are to be named"): load_pairs(str(tmp_path / "several"), SIDE)
-
-
-def test_several_values_may_be_one_class(trained, tmp_path):
+def test_several_values_may_be_one_thing(trained, tmp_path):
     _, folder, _, _ = trained
-    data = load_pairs(str(folder), SIDE, classes="animal=1,2 ignore=255")
+    data = load_pairs(str(describe(shutil.copytree(folder, tmp_path / "own"), "animal=1,2 ignore=255")), SIDE)
     assert set(np.unique(data.masks)) == {BACKGROUND, FOREGROUND, IGNORED} and BORDER not in data.masks
-    assert parse_classes(data.classes).names == ["animal"]
+    assert data.classes == ""  # one thing and its background
 
 
 def test_images_without_labels_teach_several_classes(tmp_path):
     "The average's targets are classes then, and the rest of a run is as ever."
-    asked = {"classes": ANIMALS, "consistency": 1.0, "label_ratio": 0.4, "epochs": 2, "batch_size": 4}
-    history = run_unet(small("unet", tmp_path / "run", dataset=str(make_folder(tmp_path / "own")), **asked))
+    asked = {"consistency": 1.0, "label_ratio": 0.4, "epochs": 2, "batch_size": 4}
+    history = run_unet(small("unet", tmp_path / "run", dataset=str(describe(make_folder(tmp_path / "own"), ANIMALS)), **asked))
     assert all(np.isfinite(row["consistency_loss"]) and 0 <= row["sure"] <= 1 for row in history)
     assert read_json(tmp_path / "run" / "metrics.json")["n_unlabelled"] > 0
 
 
 def test_the_notebooks_show_any_number_of_classes(papermill, tmp_path):
     "As batch jobs, with more classes than a picture has channels; nothing is said of parameters that nobody knows."
-    shared = {"dataset": make_folder(tmp_path / "own"), "classes": "cat=1 dog=2 line=255", "device": "cpu"}
+    shared = {"dataset": describe(make_folder(tmp_path / "own"), "cat=1 dog=2 line=255"), "device": "cpu"}
     stages = {"3_unet": {"epochs": 1, "image_size": 32, "out_dir": tmp_path / "unet"},
               "4_evaluation": {"model_dir": tmp_path / "unet" / "model", "out_dir": tmp_path / "test"}}
     for name, params in stages.items():
@@ -335,7 +309,7 @@ def test_a_study_of_classes_compares_their_mean(workplace, tmp_path):
         "name": "animals", "image_size": 32, "label_ratios": [0.8, 0.4], "seeds": [0, 1], "device": "cpu",
         "encoders": {"scratch": None, "mine": {"dataset": "synthetic", "max_images": 64}},
         "simclr": {"batch_size": 32, "epochs": 1, "optimizer": "adamw", "learning_rate": 1e-3},
-        "unet": {"dataset": str(make_folder(tmp_path / "own")), "classes": ANIMALS, "batch_size": 4, "epochs": 2},
+        "unet": {"dataset": str(describe(make_folder(tmp_path / "own"), ANIMALS)), "batch_size": 4, "epochs": 2},
     })
     write_yaml(workplace / "outputs" / "animals" / "study.yaml", study)
     for pair in pretrainings(study): run_simclr(simclr_params(study, *pair))

@@ -9,7 +9,7 @@ from simseg.learning import consistency
 from simseg.learning.consistency import Consistency
 from simseg.base.files import read_json, read_yaml
 from simseg.base.parameters import make_accelerator
-from simseg.images.sets import load_pairs, reading_of
+from simseg.images.sets import load_pairs
 from simseg.images.data import read_known, split_data
 from simseg.evaluation import run_evaluation
 from simseg.base.run import Kept
@@ -21,7 +21,7 @@ ASKED = {"consistency": 1.0, "label_ratio": 0.2, "epochs": 3, "max_images": 96}
 
 def drawn_images(params: dict):
     "A run's images and their parts at its own label ratio and at the whole development set."
-    data = load_pairs(params["dataset"], params["image_size"], max_images=params["max_images"], **reading_of(params))
+    data = load_pairs(params["dataset"], params["image_size"], max_images=params["max_images"])
     return data, split_data(data, params["label_ratio"]), split_data(data)
 
 

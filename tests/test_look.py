@@ -280,6 +280,15 @@ def test_values_get_names_to_be_replaced_and_a_remedy(of_photo, values, remedy, 
     assert described(tmp_path)["values"] == values
 
 
+def test_of_two_values_without_0_one_is_the_background(tmp_path):
+    for i in range(12):
+        photo, inside = photo_and_mask(i)
+        save(photo, tmp_path / f"images/{i}.png")
+        save(1 + inside.astype(np.uint8), tmp_path / f"masks/{i}.png")
+    assert "No mask holds 0; 1 is taken for the background." in look(tmp_path).text
+    assert described(tmp_path)["values"] == {"thing": [2], "background": [1]}
+
+
 def test_values_of_a_palette_are_its_numbers(tmp_path):
     for i in range(12):
         photo, inside = photo_and_mask(i)
@@ -489,6 +498,9 @@ def test_the_contact_sheet_is_outside_the_folder_and_its_names_are_escaped(tmp_p
     text = page.read_text()
     assert text.count("data:image/jpeg;base64,") == 12 and "<b>" not in text and "&lt;b&gt;3&amp;" in text
     assert look(folder)._repr_html_() in text
+    page.write_text("mine")
+    code, said = run(capsys, folder)
+    assert code == 2 and "is no page that simseg wrote" in said and page.read_text() == "mine"
 
 
 def test_of_many_large_pictures_a_sample_is_decoded_and_the_text_says_so(tmp_path, monkeypatch):

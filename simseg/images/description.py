@@ -224,11 +224,14 @@ def propose_values(counted: pd.DataFrame) -> tuple[dict, str]:  # as for `values
     black = counted["value"].isin(["0", "#000000"])
     files = counted[~black].groupby("value")["file"].nunique()
     held = sorted(files.index, key=lambda value: (len(value), value))
+    if counted.empty: return {"thing": [255]}, "no mask can be read"  # each is named when it is read
     if not held: raise ValueError("all masks are 0 throughout, so there is nothing to tell from a background")
     some = ", ".join(f"{value} in {files[value]}" for value in held[:6]) + (", …" if len(held) > 6 else "")
     said = f"beside 0, {counted['file'].nunique()} masks hold {some}"
     numbers = [value for value in held if value[0] != "#"]
     if len(held) == 1: return {"thing": [_typed(held[0])]}, said
+    if len(held) == 2 and not black.any():
+        return {"thing": [_typed(held[1])], "background": [_typed(held[0])]}, said.replace("beside 0, ", "")
     if numbers == held and (len(held) > 8 or float(held[-1]) > 255):
         values = [float(value) for value in held]
         whole = counted[~black].groupby("file").size().max()
@@ -276,10 +279,11 @@ def _plain_labelled(folder: Path) -> Description:
     try: values, reason = propose_values(count_values(masks))
     except ValueError as error: raise ValueError(f"{folder}: {error}.") from error
     described = plain.model_copy(update={"values": values})
-    if list(values) == ["thing"] and isinstance(values["thing"][0], int):
+    if list(values) == ["thing"] and "above" not in str(values):
         _check_black(masks)
         return described
-    alike = "\nIf these values mean one thing: values: {thing: above 0}" if len(values) > 1 and "#" not in str(values) else ""
+    several = len(values) > 1 and "#" not in str(values) and "background" not in values
+    alike = "\nIf these values mean one thing: values: {thing: above 0}" if several else ""
     raise ValueError(f"{folder}: {reason}. If that is so, write into {folder / FILE}:\n"
                      f"{description_text(described.model_copy(update={'root': ''}))}{alike}")
 
@@ -287,7 +291,8 @@ def _plain_labelled(folder: Path) -> Description:
 def _check_black(masks: list[Path]):
     "Raise `ValueError` where a palette shows number 0 lighter than the thing, as masks that are black on white do."
     for path in masks[:LOOKED_AT]:
-        mask = open_image(path)
+        try: mask = open_image(path)
+        except UnreadableImage: continue  # it is named when it is read
         held = mask.getcolors() if mask.mode == "P" else []
         if len(held or []) != 2: continue
         palette = np.reshape(mask.getpalette("RGB"), (-1, 3)).sum(1)

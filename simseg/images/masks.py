@@ -65,7 +65,7 @@ def mask_values(mask: Image.Image, name) -> np.ndarray:  # in the mode of its fi
                      "save it without transparency.")
 
 # %% ../../nbs/images/masks.ipynb #d56f5bc3
-def _written(value: int, coloured: bool) -> str: return f"#{value:06x}" if coloured else f"{value:g}"
+def _written(value: int, coloured: bool) -> str: return f"#{value:06x}" if coloured else str(value).removesuffix(".0")
 
 
 @dataclass(frozen=True)

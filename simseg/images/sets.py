@@ -75,7 +75,7 @@ def _of_files(described: Description, where: str) -> Source:
     values = described.values
     if not values:
         values, reason = propose_values(count_values([path for of_name in files.masks.values() for path in of_name]))
-        if list(values) != ["thing"] or not isinstance(values["thing"][0], int):
+        if list(values) != ["thing"] or "above" in str(values):
             raise ValueError(f"{where}: {reason}; say what they mean, such as {values_line(values)}")
     meaning = parse_values(values)
 

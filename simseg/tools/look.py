@@ -108,18 +108,20 @@ def _about_values(masks: list[Path]) -> tuple[dict, list[str], list[str]]:
     asked = []
     if len(seen) < len(masks): asked.append(f"Of {len(masks)} masks {len(seen)} were looked at; others may hold more.")
     if len(values) > 1 and read_header(masks[0])[1][:1] == "I": values = {"thing": ["above 0"]}  # 16 bits: numbers
-    named = [str(value) for name, each in values.items() for value in each if name != "ignore"]
+    named = [str(value) for name, each in values.items() for value in each if name not in ("background", "ignore")]
     if named[0][:5] == "above": asked.append(f"The masks hold {len(share)} values ({reason}): the thing is {named[0]}.")
     elif len(named) > 1:
         apart = counted[counted["value"].isin(named)].groupby("file").size().max() == 1
         asked.append(f"The masks hold several values ({reason}{', no mask two of them' * int(apart)}). Give each its "
                      f"name; if they mean one thing, or number things: {values_line({'thing': named})}")
+    if "background" in values: asked.append(f"No mask holds 0; {values['background'][0]} is taken for the background.")
     if "ignore" in values: asked.append("255 is taken for pixels that count nowhere (ignore).")
     largest = share.index[0]
     if largest in named and share[largest] > 0.5:
-        rest = {name: each for name, each in values.items() if str(each[0]) != largest} or {"thing": [0]}
-        asked.append(f"{largest} covers {share[largest]:.0%} of the pixels. Is 0 the background? If {largest} is: "
-                     f"{values_line(rest | {'background': [largest]})}")
+        ground = values.get("background", [0])
+        rest = {name: each for name, each in values.items() if str(each[0]) != largest and each != ground}
+        asked.append(f"{largest} covers {share[largest]:.0%} of the pixels. Is {ground[0]} the background? If {largest} is: "
+                     f"{values_line((rest or {'thing': ground}) | {'background': [largest]})}")
     try: _check_black(sorted(set(counted["file"])))  # those that can be read
     except ValueError as error: asked.append(str(error))
     return values, asked, lines
@@ -290,8 +292,11 @@ class Look:
 
     def save_page(self) -> Path:
         "Write text and contact sheet to outputs/look/, and return the file."
-        page = f'<!doctype html><meta charset="utf-8"><title>simseg look</title>{self._repr_html_()}'
+        mark = '<!doctype html><meta charset="utf-8"><title>simseg look</title>'
         file = resolve_path(f"outputs/look/{self.folder.name}.html")
+        if file.is_file() and not file.read_text("utf-8", "replace").startswith(mark):
+            raise ValueError(f"{file} is no page that simseg wrote; give it another name, so that it is not replaced.")
+        page = mark + self._repr_html_()
         return write_atomic(file, lambda path: path.write_text(page, "utf-8"))
 
     def write(self) -> list[Path]:
