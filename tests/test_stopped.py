@@ -139,6 +139,7 @@ WAITING = "import sys; from simseg.tools import {module}; " \
     ("predict", "predict_files", ["predict", "photo.jpg", "--model", "."]),
     ("command", "study_progress", ["status", "--watch", "params/quickstart.yaml"]),
     ("command", "make_report", ["report", "params/quickstart.yaml"]),
+    ("command", "look", ["look", "."]),
 ])
 def test_a_command_is_stopped_in_a_sentence(module, name, arguments, tmp_path):
     (tmp_path / "config.json").touch()

@@ -44,12 +44,12 @@ _one_large = threading.Lock()
 
 
 def visible_files(folder: Path) -> list[Path]:
-    "Return every file below a folder and the folders it links to, sorted, without names that begin with a dot."
+    "Return every file below a folder and the folders it links to, sorted, without names that begin with a dot and folders that begin with @."
     files = []
     seen = set()  # a linked folder may lead back to one above it
     for root, folders, names in os.walk(folder, followlinks=True):
         place = os.path.realpath(root)
-        folders[:] = [] if place in seen else sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [] if place in seen else sorted(name for name in folders if not name.startswith((".", "@")))
         if place not in seen: files += [Path(root) / name for name in names if not name.startswith(".")]
         seen.add(place)
     return sorted(files)

@@ -21,6 +21,7 @@ from ..study.files import begun_file, begun_study
 from ..study.results import current_runs, failed_and_stale, study_progress
 from ..evidence.record import record_study
 from ..report import write_report_html
+from .look import look
 from .predict import export_onnx, predict_files
 
 # %% ../../nbs/tools/command.ipynb #fb5c726d
@@ -90,6 +91,18 @@ STUDY = {"study": dict(type=_path, metavar="FILE", help="study file, such as par
 SIDE = "side of the square that the model sees; needed where the model's folder does not say"
 WRITING = {"--overwrite": dict(action="store_true", help="replace files of simseg that are there already"),
            "--image-size": dict(type=int, default=0, metavar="PIXELS", help=SIDE)}
+
+# %% ../../nbs/tools/command.ipynb #b54a7257
+@_command({
+    "folder": dict(type=_path, metavar="FOLDER", help="folder of images, or the file of a description"),
+    "--write": dict(action="store_true", help="write the proposed data.yaml into the folder; one that is there stays"),
+})
+def _look(args):
+    "Say what a folder holds and what would be read wrongly, and propose a data.yaml for it."
+    seen = look(Path(args.folder).absolute())
+    print(seen)
+    if seen.drawn: print(f"\nOutlines to look at: {seen.save_page()}")
+    for file in seen.write() if args.write else []: print(f"Written: {file}")
 
 # %% ../../nbs/tools/command.ipynb #bc46390f
 @_command({
