@@ -1,14 +1,11 @@
 "One pretraining by several processes: what it learns is what one would learn, and it ends when it should."
-import multiprocessing
-import os
 import shutil
 import signal
-import tempfile
 
 import psutil
 import pytest
 import torch
-from conftest import small, torchrun
+from conftest import fork_two, small, start_two, torchrun
 from safetensors.torch import load_file
 
 import simseg.simclr
@@ -17,16 +14,6 @@ from simseg.base.parameters import generator_for
 from simseg.base.run import read_state
 from simseg.simclr import SimCLR, nt_xent, run_simclr, share_batch_norm
 from simseg.images.synthetic import make_synthetic
-
-# Of two processes each would import for five seconds; they are forked from one that has imported what they need.
-multiprocessing.set_forkserver_preload(["simseg.simclr", "segmentation_models_pytorch", "sklearn.neighbors",
-                                        "sklearn.linear_model", "accelerate", "pytest"])
-
-
-def start_two(function, *arguments):
-    "Call a function in two processes, with its rank first; raise what one of them raised."
-    torch.multiprocessing.start_processes(function, arguments, nprocs=2, start_method="forkserver")
-
 
 # what is written at first, and trains: each process's own projections carry gradients, those of the others none
 WITHOUT_GRADIENTS = """
@@ -152,18 +139,6 @@ def test_twenty_steps_of_two_processes_end_where_one_does(tmp_path):
 
 
 # A run: its folder, its end
-
-def launched_run(rank: int, meet: str, params: dict):
-    "What each of two processes does that torchrun would start."
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-                   "TORCHELASTIC_RUN_ID": "tests"}
-    torch.distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
-    run_simclr(params)
-    torch.distributed.destroy_process_group()
-
-
-def fork_two(params: dict): start_two(launched_run, f"{tempfile.mkdtemp()}/meet", params)
-
 
 def losses(out_dir) -> list: return read_csv(out_dir / "history.csv")["loss"].tolist()
 

@@ -245,7 +245,8 @@ def test_a_batch_run_ends_with_the_study_that_started_it(tmp_path):
     study = subprocess.Popen(["sleep", "600"])
     out = tmp_path / "out"
     command = [BIN / "papermill", "--engine", "simseg", "--kernel", "python3", "nbs/2_simclr.ipynb",
-               tmp_path / "run.ipynb", "-p", "epochs", "200", "-p", "batch_size", "16", "-p", "out_dir", out]
+               tmp_path / "run.ipynb", "-p", "epochs", "500", "-p", "batch_size", "16", "-p", "max_images", "64",
+               "-p", "out_dir", out]
     started_by = with_our_commands(SIMSEG_STUDY=f"{platform.node()}:{study.pid}")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     run = subprocess.Popen(command, cwd=ROOT, env=started_by, text=True, **pipes)
@@ -261,18 +262,19 @@ def test_patience_ends_a_run_that_no_longer_gains(tmp_path, monkeypatch):
     """After so many epochs in a row without a lower validation loss; the best epoch is kept, and the run is done.
 
     In sittings it is the same run: the first ends while patience counts, the second with the very epoch after which it
-    is at its end.
+    is at its end, and the third has nothing to train.
     """
     params = {"patience": 2, "epochs": 30, "max_images": 32}
     losses = [3.0, 4.0, 2.0, 5.0, 6.0]  # one epoch that is worse, a better one, and two that are worse
     true_summary = unet.summarise
-    for folder, sittings in {"once": [0], "sittings": [4, 1]}.items():
+    epochs_after = {"once": {0: 5}, "sittings": {4: 4, 1: 5, 0: 5}}  # folder → stop_after → epochs in the end
+    for folder, sittings in epochs_after.items():
         left = iter(losses)
         monkeypatch.setattr(unet, "summarise", lambda counts: {**true_summary(counts), "bce_loss": next(left)})
-        for stop_after in sittings:
+        for stop_after, epochs in sittings.items():
             history = run_unet(small("unet", tmp_path / folder, stop_after=stop_after, **params))
-            assert [row["val_loss"] for row in history] == losses[:stop_after if stop_after > 1 else None]
-            assert read_state(tmp_path / folder)["state"] == ("stopped" if stop_after > 1 else "done")
+            assert [row["val_loss"] for row in history] == losses[:epochs]
+            assert read_state(tmp_path / folder)["state"] == ("stopped" if stop_after else "done")
         assert read_json(tmp_path / folder / "metrics.json")["kept_epoch"] == 3
         assert len(run_unet(small("unet", tmp_path / folder, **params))) == 5  # and it is not gone on with
     for name in ("metrics.json", "model/model.safetensors"):
