@@ -605,10 +605,13 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                                                               'simseg/tools/predict.py')},
             'simseg.unet': { 'simseg.unet.check_unet': ('unet.html#check_unet', 'simseg/unet.py'),
                              'simseg.unet.count_images': ('unet.html#count_images', 'simseg/unet.py'),
+                             'simseg.unet.count_pictures': ('unet.html#count_pictures', 'simseg/unet.py'),
                              'simseg.unet.finetune': ('unet.html#finetune', 'simseg/unet.py'),
                              'simseg.unet.load_model': ('unet.html#load_model', 'simseg/unet.py'),
                              'simseg.unet.make_unet': ('unet.html#make_unet', 'simseg/unet.py'),
                              'simseg.unet.predict_batches': ('unet.html#predict_batches', 'simseg/unet.py'),
+                             'simseg.unet.predict_pictures': ('unet.html#predict_pictures', 'simseg/unet.py'),
+                             'simseg.unet.predict_whole': ('unet.html#predict_whole', 'simseg/unet.py'),
                              'simseg.unet.run_unet': ('unet.html#run_unet', 'simseg/unet.py'),
                              'simseg.unet.save_model': ('unet.html#save_model', 'simseg/unet.py'),
                              'simseg.unet.split_batches': ('unet.html#split_batches', 'simseg/unet.py')}}}

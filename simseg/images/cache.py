@@ -215,7 +215,8 @@ def _decode_one(source: Source, arrays: dict, ends: np.ndarray, i: int) -> dict:
         size = arrays["images"].shape[-1]
         rows = slice(*ends[i:i + 2].tolist())
         squares = cut_squares(image, size, source.tile)
-        if len(squares) != rows.stop - rows.start: return {"why": f"{source.names[i]} has another size than its file says."}
+        if len(squares) != rows.stop - rows.start:
+            return {"why": f"{source.names[i]} has another size than its file says; save it anew."}
         arrays["images"][rows] = squares.transpose(0, 3, 1, 2)
         if mask is not None: arrays["masks"][rows] = cut_squares(mask, size, source.tile)
         codes = {} if mask is None else {code: count / mask.width / mask.height for count, code in mask.getcolors()}

@@ -212,7 +212,8 @@ def run_minutes(run: Run) -> float:
     metrics = run.folder / "metrics.json"
     history = read_history(run)
     if "images_per_second" not in history or not metrics.is_file(): return 0.0
-    return float((read_json(metrics)["n_train"] / history["images_per_second"]).sum() / 60)
+    counted = read_json(metrics)
+    return float((counted.get("n_tiles", counted["n_train"]) / history["images_per_second"]).sum() / 60)
 
 # %% ../../nbs/study/results.ipynb #8f048df4
 def result_runs(study: dict) -> list[Run]:
