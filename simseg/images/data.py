@@ -71,9 +71,9 @@ class ImageData:
     def squares(self, rows: np.ndarray) -> tuple:  # (n, 3, S, S) and trimaps (n, S, S), or None
         "Return pictures to be shown, of a set by picture: its rows, or the whole of those that were cut, squeezed."
         if not self.tile: return self.images[rows], None if self.masks is None else self.masks[rows]
-        pairs = zip(*[self.read_whole(self.names[row]) for row in rows])
-        images, masks = [np.stack([cut_squares(one, SHOWN, 0)[0] for one in part]) if part[0] else None for part in pairs]
-        return images.transpose(0, 3, 1, 2), masks
+        photos, trimaps = zip(*[self.read_whole(self.names[row]) for row in rows])
+        images = np.concatenate([cut_squares(photo, SHOWN, 0) for photo in photos]).transpose(0, 3, 1, 2)
+        return images, None if self.masks is None else np.concatenate([cut_squares(mask, SHOWN, 0) for mask in trimaps])
 
 # %% ../../nbs/images/data.ipynb #1eb6ed1c
 def fingerprint_of(images: np.ndarray, masks: np.ndarray | None) -> str:  # 16 hexadecimal digits
