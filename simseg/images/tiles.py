@@ -42,7 +42,8 @@ def cut_squares(picture: Image.Image, size: int, tile: int) -> np.ndarray:  # (n
     if not tile: return np.asarray(picture.resize((size, size), resample))[None]
     corners = tile_corners(*picture.size, tile)
     picture = _padded(picture, tile)
-    return np.stack([picture.resize((size, size), resample, (x, y, x + tile, y + tile)) for x, y in corners])
+    tiles = [picture.crop((x, y, x + tile, y + tile)) for x, y in corners]
+    return np.stack([each.resize((size, size), resample) for each in tiles])
 
 # %% ../../nbs/images/tiles.ipynb #7a5fe091
 def join_squares(squares: torch.Tensor, width: int, height: int, tile: int) -> torch.Tensor:  # (n, C, S, S) → (C, H, W)
