@@ -11,6 +11,7 @@ from PIL import Image
 
 from simseg.base.files import read_csv, read_json
 from simseg.evaluation import run_evaluation
+from simseg.evidence.figures import show_predictions
 from simseg.images.cache import cache_dir
 from simseg.images.data import known_images, read_known, split_data, split_unlabelled
 from simseg.images.masks import IGNORED
@@ -19,10 +20,11 @@ from simseg.images.tiles import cut_squares, join_squares, tile_corners
 from simseg.learning.consistency import without_labels
 from simseg.simclr import run_simclr
 from simseg.study.files import check_study
-from simseg.study.grid import MINIATURE
+from simseg.study.grid import MINIATURE, Run
 from simseg.study.results import collect_counts, collect_results, run_study
+from simseg.tools.command import main
 from simseg.tools.explore import explore_data, explore_predictions
-from simseg.tools.predict import predict, predict_files
+from simseg.tools.predict import predict
 from simseg.unet import load_model, run_unet
 
 SIDE = 32  # image_size
@@ -101,7 +103,7 @@ def test_padding_counts_nowhere(tmp_path):
     data = load_pairs(dataset, 64)
     assert len(data) == 2 * 20
     assert (data.masks[:, 40:] == IGNORED).all() and (data.masks[:, :40] != IGNORED).all()
-    run_unet(small("unet", tmp_path / "unet", dataset=dataset, epochs=1, image_size=64))
+    run_unet(small("unet", tmp_path / "unet", dataset=dataset, epochs=1, image_size=64, label_ratio=0.2))
     _, counts = evaluate(tmp_path / "evaluation", tmp_path / "unet" / "model", dataset)
     assert (counts[["tp", "fp", "fn", "tn"]].sum(axis=1) == 80 * 40).all()
 
@@ -267,9 +269,13 @@ def test_a_squeezed_model_is_scored_at_the_pictures_own_pixels(trained, tiled, s
 
 
 def test_predicted_masks_have_the_photos_size(trained, tmp_path):
-    for i, size in enumerate([(200, 31), (17, 20), (130, 140)]): Image.fromarray(picture(0, (150, 150))[0]).resize(size).save(tmp_path / f"{i}.png")
-    masks, unread = predict_files([tmp_path / f"{i}.png" for i in range(3)], trained / "tiles" / "model", tmp_path / "found", device="cpu")
-    assert [Image.open(mask).size for mask in masks] == [(200, 31), (17, 20), (130, 140)] and not unread
+    sizes = [(200, 31), (17, 20), (130, 140)]
+    photos = [tmp_path / f"{size[0]}.png" for size in sizes]
+    for photo, size in zip(photos, sizes): Image.fromarray(picture(0, (150, 150))[0]).resize(size).save(photo)
+    with pytest.raises(SystemExit, match="0"):
+        main(["predict", *map(str, photos), "--model", str(trained / "tiles" / "model"), "--out",
+              str(tmp_path / "found")])
+    assert [Image.open(tmp_path / "found" / photo.name).size for photo in photos] == sizes
 
 
 def test_several_classes_by_tiles(tmp_path):
@@ -282,39 +288,41 @@ def test_several_classes_by_tiles(tmp_path):
     data = load_pairs(dataset, SIDE)
     part = split_data(data)
     assert len({data.labels[row] for row in part.test}) == 2  # stratified by what the pictures show, not the tiles
-    run_unet(small("unet", tmp_path / "unet", dataset=dataset, epochs=1, image_size=SIDE))
+    run_unet(small("unet", tmp_path / "unet", dataset=dataset, epochs=0, image_size=SIDE))
     metrics, counts = evaluate(tmp_path / "evaluation", tmp_path / "unet" / "model", dataset)
     pairs = [column for column in counts if ">" in column]
     assert len(pairs) == 9 and (counts[pairs].sum(axis=1) == 120 * 90).all() and metrics["n_images"] == 4
 
 
-def test_a_stopped_run_on_tiles_ends_as_one_never_stopped(tiled, tmp_path):
+def test_a_stopped_run_on_tiles_ends_as_one_never_stopped(tmp_path):
     "Bit for bit, with images without labels too."
-    params = {"dataset": tiled, "epochs": 3, "image_size": SIDE, "label_ratio": 0.5, "consistency": 1.0, "augment": True}
+    dataset = make_set(tmp_path / "set", f"tile: {TILE}\n", size=(60, 60))
+    params = {"dataset": dataset, "epochs": 2, "image_size": SIDE, "label_ratio": 0.3}
+    params |= {"consistency": 1.0, "augment": True}
     run_unet(small("unet", tmp_path / "once", **params))
     run_unet(small("unet", tmp_path / "twice", **params, stop_after=1))
     run_unet(small("unet", tmp_path / "twice", **params))
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("once", "twice")]
     assert weights[0] == weights[1]
-    histories = [read_csv(tmp_path / name / "history.csv").drop(columns="images_per_second") for name in ("once", "twice")]
+    histories = [read_csv(tmp_path / name / "history.csv") for name in ("once", "twice")]
+    histories = [history.drop(columns="images_per_second") for history in histories]
     pd.testing.assert_frame_equal(*histories)
     metrics = read_json(tmp_path / "twice" / "metrics.json")
-    assert (metrics["n_train"], metrics["n_unlabelled"], metrics["n_tiles"]) == (9, 6, 81)
+    assert (metrics["n_train"], metrics["n_unlabelled"], metrics["n_tiles"]) == (5, 10, 5 * 4)
 
 
 # Groups
 
+PATIENT = "groups: '(patient\\d+)_'\n"
+
+
 def patient(i: int) -> str: return f"patient{i // 5:02d}_slice{i % 5}"
-
-
-PATIENTS = 'groups: "(patient\\\\d+)_"\n'.replace("\\\\", "\\")
 
 
 @pytest.fixture(scope="module", params=["", f"tile: {TILE}\n"], ids=["squeezed", "tiles"])
 def patients(request, tmp_path_factory):
     "Twelve patients with five slices each."
-    description = "groups: '(patient\\d+)_'\n" + request.param
-    return make_set(tmp_path_factory.mktemp("patients"), description, 60, (60, 50), patient)
+    return make_set(tmp_path_factory.mktemp("patients"), PATIENT + request.param, 60, (60, 50), patient)
 
 
 def of(data, rows) -> set: return {data.group_names[row] for row in rows}
@@ -330,7 +338,9 @@ def test_a_patient_stays_on_one_side(patients):
         assert all(sides) and len(set.union(*sides)) == sum(map(len, sides))
         assert len(sides[2]) == 2 and len(sides[0] | sides[1]) == max(2, round(12 * ratio))
         tests.add(tuple(sorted(sides[2])))
-        if ratio < 0.8: assert of(data, without_labels(data, ratio, split_seed=seed, label_seed=draw)).isdisjoint(set.union(*sides))
+        if ratio == 0.8: continue
+        unlabelled = without_labels(data, ratio, split_seed=seed, label_seed=draw)
+        assert of(data, unlabelled).isdisjoint(set.union(*sides))
     assert len(tests) == 3  # one for each split_seed
 
 
@@ -340,19 +350,22 @@ def test_a_test_patients_photos_are_not_pretrained_on(patients, tmp_path):
     test = split_data(data).test
     photos = tmp_path / "photos"
     (photos / "scans").mkdir(parents=True)
-    for i in range(60): Image.fromarray(picture(500 + i, (60, 50))[0]).save(photos / "scans" / f"{patient(i)}_later.png")
+    for i in range(60):
+        Image.fromarray(picture(500 + i, (60, 50))[0]).save(photos / "scans" / f"{patient(i)}_later.png")
     tile = "tile: 48\n" if data.tile else ""
-    (photos / "data.yaml").write_text(f"images: scans/{{name}}.png\ngroups: '(patient\\d+)_'\n{tile}")
+    (photos / "data.yaml").write_text("images: scans/{name}.png\n" + PATIENT + tile)
     unlabelled = load_unlabelled(str(photos), SIDE)
     part = split_unlabelled(unlabelled, tested=known_images(data, test))
-    assert of(unlabelled, part.test) == of(data, test) and of(unlabelled, np.r_[part.train, part.val]).isdisjoint(of(data, test))
+    assert of(unlabelled, part.test) == of(data, test)
+    assert of(unlabelled, np.r_[part.train, part.val]).isdisjoint(of(data, test))
     run_simclr(small("simclr", tmp_path / "simclr", dataset=str(photos), leave_out=patients, max_images=0, epochs=1))
     metrics = read_json(tmp_path / "simclr" / "metrics.json")
     assert metrics["n_left_out"] == 10 and metrics["n_train"] + metrics["n_val"] == 50
     assert set(read_known(tmp_path / "simclr" / "learnt_from.safetensors").groups).isdisjoint(of(data, test))
     assert ("n_tiles" in metrics) == bool(data.tile)
     own = split_unlabelled(data)  # the labelled set itself
-    assert of(data, own.test) == of(data, test) and of(data, np.r_[own.train, own.val]).isdisjoint(of(data, test))
+    assert of(data, own.test) == of(data, test)
+    assert of(data, np.r_[own.train, own.val]).isdisjoint(of(data, test))
 
 
 def test_official_test_images_keep_their_patients_out(patients, tmp_path):
@@ -367,7 +380,7 @@ def test_official_test_images_keep_their_patients_out(patients, tmp_path):
     learnt = of(data, np.r_[part.train, part.val])
     assert len(learnt) == 10 and learnt.isdisjoint({"patient03", "patient07"})
     params = {"dataset": str(folder), "split": "official", "image_size": SIDE}
-    run_unet(small("unet", tmp_path / "unet", **params, epochs=1))
+    run_unet(small("unet", tmp_path / "unet", **params, epochs=0))
     _, counts = evaluate(tmp_path / "evaluation", tmp_path / "unet" / "model", str(folder), split="official")
     assert counts["group"].tolist() == ["patient03", "patient07"]
 
@@ -378,8 +391,8 @@ def test_a_model_is_not_tested_on_another_image_of_a_group(patients, tmp_path):
     part = split_data(data)
     run_unet(small("unet", tmp_path / "unet", dataset=patients, epochs=0, image_size=SIDE))
     later = tmp_path / "later"
-    text = f"groups: '(patient\\d+)_'\n{'tile: 48' if data.tile else ''}\ntest: official.txt\n"
-    make_set(later, text, 20, (60, 50), lambda i: f"patient{20 + i}_slice0")
+    description = f"{PATIENT}{'tile: 48' if data.tile else ''}\ntest: official.txt\n"
+    make_set(later, description, 20, (60, 50), lambda i: f"patient{20 + i}_slice0")
     for seen, name in {True: min(of(data, part.train)), False: min(of(data, part.test))}.items():
         for i, place in enumerate(("images", "masks")):
             file = picture(900)[i] if i == 0 else picture(900)[1].astype(np.uint8) * 255
@@ -393,13 +406,20 @@ def test_a_model_is_not_tested_on_another_image_of_a_group(patients, tmp_path):
 
 # Studies
 
-def test_a_study_on_tiles_of_patients(patients, workplace, monkeypatch):
+def test_a_study_on_tiles_of_patients(workplace):
     "Its results count pictures and know groups; figures and widgets show whole pictures."
-    monkeypatch.setattr("simseg.evidence.figures.repo_root", lambda: workplace)
-    stages = {"unet": {**MINIATURE["unet"], "dataset": patients, "max_images": 0}}
-    study = check_study({**MINIATURE, **stages, "name": "patients", "image_size": SIDE, "device": "cpu"})
-    run_study(study)
-    results = collect_results(study)
-    assert (results["n_images"] == 10).all()
-    (_, counts), *_ = collect_counts(study).values()
-    assert len(counts.groups) == 10 and len(set(counts.groups)) == 2 and len(counts[0].groups) == 10
+    dataset = make_set(workplace / "set", f"{PATIENT}tile: {TILE}\n", 40, (60, 60), patient)
+    one = {"label_ratios": [0.5], "seeds": [0], "seeds_at": {}, "encoders": {"scratch": None}, "recipes": {}}
+    unet = {"dataset": dataset, "max_images": 0, "epochs": 1}
+    study = check_study({**MINIATURE, **one, "unet": unet, "name": "tiles", "image_size": SIDE, "device": "cpu"})
+    folder = run_study(study)
+    (row,) = collect_results(study).to_dict("records")
+    assert (row["n_train"], row["n_images"]) == (15, 5)
+    ((_, counts),) = collect_counts(study).values()
+    table = read_csv(Run(study, "evaluation", "scratch", ratio=0.5, seed=0).folder / "per_image.csv")
+    assert counts.shape == (1, 5, 2) and counts[0].groups == counts.groups == table["group"].tolist()
+    drawn = show_predictions(study, 0.5, count=3).axes[0].images[0].get_array()
+    assert drawn.shape[:2] == (2 * 258 + 2, 3 * 258 + 2)  # squares of 256 pixels with gaps
+    assert "40 images" in explore_data(dataset).view.value
+    shown = explore_predictions(folder / "study.yaml").view.value
+    assert f"Test image {table['name'][0]}" in shown and f" {table['iou'][0]:.2f}." in shown
