@@ -234,9 +234,9 @@ def show_predictions(study: dict, ratio: float, count: int = 8):  # count: test 
     "Draw what each way's model of the first seed finds, on the same test images, at the evaluation's threshold."
     data, part = study_data(study)
     chosen = part.test[np.linspace(0, len(part.test) - 1, count).round().astype(int)]
-    images = data.images[chosen]
+    images, masks = data.squares(chosen)
     border = Run(study, "unet", "scratch", ratio=ratio).params["border"]
-    targets = make_targets(torch.from_numpy(data.masks[chosen]), border)[:, 0].numpy()
+    targets = make_targets(torch.from_numpy(masks), border)[:, 0].numpy()
     names = class_names(data.classes)
     pictures = [images / 255, *([paint_classes(images, targets, names)] if names else [])]
     accelerator = make_accelerator(study["device"], study["precision"])
@@ -244,8 +244,8 @@ def show_predictions(study: dict, ratio: float, count: int = 8):  # count: test 
     for run in current_runs(study):
         if run.ratio == ratio: first.setdefault(run.label, run)
     for run in first.values():
-        model = load_model(run.params["model_dir"])[0].to(accelerator.device, memory_format=torch.channels_last)
-        found = find_objects(model, data, chosen, accelerator, run.params["threshold"])
+        model = load_model(run.params["model_dir"])
+        found = find_objects(*model, data, chosen, accelerator, run.params["threshold"])
         pictures.append(paint_classes(images, found, names) if names else overlay_batch(images, found, targets))
     labels = ["image", *(["truth"] if names else []), *(label.replace(" ", "\n") for label in first)]
     return show_images(np.concatenate(pictures), count, size=1.3, row_labels=labels, legend=names or None)

@@ -8,7 +8,9 @@ __all__ = ['SYNTHETIC', 'PETS', 'SETS', 'HUB', 'DATASETS', 'PETS_FOLDER', 'SYNTH
 
 # %% ../../nbs/images/sets.ipynb #55b85055
 import re
+from functools import cache
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps
 from ..base.files import resolve_path
 from ..base.parameters import check_range
 from .cache import (ENDINGS, FOREIGN, Source, cache_dir, cached, find_image_files, fingerprint, open_image,
-                                 read_image, visible_files)
+                                 read_image, read_pair, visible_files)
 from .data import ImageData, _numbered, group_images, use_lists
 from .description import (FILE, Description, count_values, describe_folder, find_files, propose_values,
                                        read_description, relative_name)
@@ -69,9 +71,14 @@ def _of_files(described: Description, where: str) -> Source:
     names = list(files.images)
     paths = list(files.images.values())
     groups = _group_names(described, [relative_name(path, described.root) for path in paths], where)
+
+    def size(i):
+        with Image.open(paths[i]) as image: return image.size
+
+    same = {"names": names, "size": size, "groups": groups, "tile": described.tile}
     if not described.masks:
         labels = _numbered([path.parent.name for path in paths])
-        return Source(lambda i: (read_image(paths[i]), None), labels, names, files=paths, groups=groups)
+        return Source(lambda i: (read_image(paths[i]), None), labels, **same)
     values = described.values
     if not values:
         values, reason = propose_values(count_values([path for of_name in files.masks.values() for path in of_name]))
@@ -92,18 +99,26 @@ def _of_files(described: Description, where: str) -> Source:
         official = np.array([not {name, path.name, path.stem}.isdisjoint(tested) for name, path in zip(names, paths)])
         if not official.any(): raise ValueError(f"{where}: {described.test} names none of the {len(names)} images.")
     classes = str(meaning) if len(meaning.names) > 1 else ""
-    return Source(read, np.zeros(len(names), np.int64), names, official, True, skipped, classes, paths, groups)
+    return Source(read, np.zeros(len(names), np.int64), official_test=official, has_masks=True, skipped=skipped,
+                  classes=classes, **same)
 
 
 def _of_hub(described: Description) -> Source:
     "Return a set of the Hugging Face hub, or of parquet files, with its masks where a column holds them."
-    from datasets import load_dataset
+    import datasets
 
-    rows = load_dataset(described.hub, split="train")
+    rows = datasets.load_dataset(described.hub, split="train")
     names = [f"{i:05d}" for i in range(len(rows))]
     labels = np.array(rows[described.label]) if described.label else np.zeros(len(rows), np.int64)
     groups = [str(group) for group in rows[described.groups]] if described.groups else None
-    if not described.mask: return Source(lambda i: (rows[i][described.image], None), labels, names, groups=groups)
+    stored = rows.cast_column(described.image, datasets.Image(decode=False))
+
+    def size(i):
+        file = stored[i][described.image]
+        with Image.open(BytesIO(file["bytes"]) if file["bytes"] else file["path"]) as image: return image.size
+
+    same = {"names": names, "size": size, "groups": groups, "tile": described.tile}
+    if not described.mask: return Source(lambda i: (rows[i][described.image], None), labels, **same)
     meaning = parse_values(described.values)
 
     def read(i):
@@ -111,7 +126,7 @@ def _of_hub(described: Description) -> Source:
         return row[described.image], _as_codes([(row[described.mask], names[i])], meaning, described.border)
 
     classes = str(meaning) if len(meaning.names) > 1 else ""
-    return Source(read, labels, names, has_masks=True, classes=classes, groups=groups)
+    return Source(read, labels, has_masks=True, classes=classes, **same)
 
 # %% ../../nbs/images/sets.ipynb #d98baee0
 SYNTHETIC = {"synthetic": "animals", "synthetic_objects": "objects"}  # data set → flavour, as for `make_synthetic`
@@ -201,6 +216,7 @@ def load_data(
     key = {"dataset": dataset if named else "folder", "path": str(place or "download"),
            "files": files_fingerprint(dataset, data_root)}  # what the pixels depend on
 
+    @cache
     def source():
         described = None if dataset in PETS else describe(dataset, data_root)
         if described and not described.hub: return _of_files(described, str(place))
@@ -213,10 +229,11 @@ def load_data(
 
     data = cached(key, image_size, source)
     damaged = [row["why"] for row in data.skipped if not row["why"].endswith(("without an image.", "without a mask."))]
-    every = len(data) + len(damaged)
+    every = data.n_pictures(np.arange(len(data))) + len(damaged)
     if len(damaged) > MAX_UNREADABLE * every:
         raise ValueError(f"{len(damaged)} of {every} images of {dataset} cannot be read, more than a share of "
                          f"{MAX_UNREADABLE}; repair or remove them: {damaged[0]}")
+    if data.tile: data.read_whole = lambda name: read_pair(source(), source().names.index(name))
     if dataset in PETS: use_lists(data)
     if data.masks is not None and not data.listed: group_images(data)
     return data
