@@ -160,15 +160,17 @@ if its.taught_nothing == "loss" else "its features collapsed (spread %.3f)" % it
 {% endif %}
 
 {% if claimed %}
-¶What is gained{% if recipes | length > 1 %} with {{ named(recipe) }}{% endif %}:
+¶{{ "With " ~ named(recipe) if recipes | length > 1 else "In this study" }},
 {% for comparison in claimed %}
-{% if comparison.question == "consistency" %}semi-supervised fine-tuning (consistency) of {{ kinds_named[comparison.first] }}
-{% else %}{{ kinds_named[comparison.first] }} over {{ kinds_named[comparison.second] }}{% endif %}, {{ verdicts[comparison.verdict] }},
-{% for row in comparison.rows %}{{ found(row) }}{{ " and " if not loop.last }}{% endfor %}{{ "; " if not loop.last }}
+{% if comparison.question == "consistency" %}semi-supervised fine-tuning (consistency) of {{ kinds_named[comparison.first] }} brings
+{% else %}{{ kinds_named[comparison.first] }} bring {% endif %}
+{% for row in comparison.rows %}{{ found(row) }}{{ " and " if not loop.last }}{% endfor %}
+{% if comparison.question == "start" %} over {{ kinds_named[comparison.second] }}{% endif %}
+: {{ verdicts[comparison.verdict] }}{{ "; " if not loop.last }}
 {%- endfor %}
-{%- for row in photos if row.verdict != "one block" %}; photos of {{ row.first }} over {{ row.second }},
-{{ verdicts[row.verdict] }}, {{ gain(row) }}{% endfor %}
-{%- if photos_bound %}; what the photos show, unclear, at most {{ photos_bound | iou }} IoU{% endif %}.
+{%- for row in photos if row.verdict != "one block" %}; photos of {{ row.first }} bring {{ gain(row) }} over {{ row.second }}:
+{{ verdicts[row.verdict] }}{% endfor %}
+{%- if photos_bound %}; what the photos show brings at most {{ photos_bound | iou }} IoU: unclear{% endif %}.
 {% endif %}
 
 {% if claimed and blocks > 1 %}
