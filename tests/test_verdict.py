@@ -10,8 +10,9 @@ import pytest
 from conftest import ROOT
 
 from simseg.base.files import read_csv, read_json
-from simseg.evidence.comparisons import block_interval, compare_kinds, compare_ways, dunnett_half, encoder_kind, holm
+from simseg.evidence.comparisons import compare_kinds, compare_ways, encoder_kind
 from simseg.evidence.record import read_reference, record_study
+from simseg.evidence.statistics import block_interval, dunnett_half, holm
 from simseg.evidence.verdict import TEMPLATE, find_facts, say
 from simseg.study.files import check_study, read_study
 from simseg.study.grid import BASE, study_runs
@@ -96,9 +97,9 @@ def test_our_reports_end_after_four_sentences(name):
     ("pets-long", ["! At 65 masks (1 %) about 8 validation images chose each model's epoch: too few",
                    "Start from random weights: no other way to start is confirmed to beat them.",
                    "With the augmented recipe, weights pretrained on unlabelled photos bring at most +.018 IoU at 332 masks"]),
-    ("pets-pretraining-small", ["Start from random weights until more blocks have run: one block confirms nothing.",
+    ("pets-pretraining-small", ["Start from random weights until more has run: one block, or one pretraining for all,",
                                 "With the augmented recipe, weights pretrained on unlabelled photos bring -.003 IoU at 332",
-                                "Next: run five blocks: `seeds: [0, 1, 2, 3, 4]`"]),
+                                "Next: run five blocks, with two pretrainings at least: `seeds: [0, 1, 2, 3, 4]`"]),
     ("species-small", ["Start from random weights: no other way to start is confirmed to beat them.",
                        "With the augmented recipe, weights pretrained on unlabelled photos bring at most +.034 IoU at 332"]),
 ])
@@ -118,7 +119,8 @@ def simulated(n: int, effects: list[float], blocks: int, encoders: int = 0, spre
     held = np.zeros((n, len(effects)), bool)
     claimed = np.zeros((n, len(effects)), bool)
     for study in range(n):
-        values = effects[:, None] + rng.normal(0, 0.01, (len(effects), blocks))
+        scratch = rng.normal(0, 0.007, blocks)  # of each block, in all differences
+        values = effects[:, None] + rng.normal(0, 0.007, (len(effects), blocks)) - scratch
         if encoders: values += rng.normal(0, spread, (len(effects), encoders))[:, which]
         low, high, p = np.transpose([block_interval(each, which) for each in values])
         held[study] = (low < effects) & (effects < high)
@@ -135,17 +137,17 @@ def test_intervals_hold_the_truth_95_times_in_a_hundred():
 
 def test_fewer_than_one_study_in_twenty_claims_what_is_not_there():
     "Whether nothing is there, or something beside it; and what is large is found."
-    _, claimed = simulated(1000, [0.0] * 6, 5)
+    _, claimed = simulated(1500, [0.0] * 6, 5)
     assert claimed.any(1).mean() < 0.05
-    _, claimed = simulated(1000, [0.0, 0.0, 0.1, 0.1], 5)
+    _, claimed = simulated(1500, [0.0, 0.0, 0.1, 0.1], 5)
     assert claimed[:, :2].any(1).mean() < 0.05 and claimed[:, 2:].mean() > 0.95
 
 
 def test_blocks_that_share_an_encoder_do_not_pass_for_independent_ones():
-    "Encoders that differ as much as blocks do; that a plain interval would hold the truth 85 times, the notebook shows."
+    "A plain interval would hold the truth 85 times where encoders differ as blocks do; claims: where they differ by a third of that."
     held, _ = simulated(1500, [0.0, 0.05], 5, encoders=2, spread=0.01)
     assert held.mean() > 0.91
-    _, claimed = simulated(1000, [0.0] * 4, 5, encoders=2, spread=0.003)
+    _, claimed = simulated(1500, [0.0] * 4, 5, encoders=2, spread=0.003)
     assert claimed.any(1).mean() < 0.05
 
 
@@ -157,12 +159,12 @@ def test_simultaneous_intervals_of_ways_hold_all_at_once():
 
 
 def test_whole_studies_without_effects_claim_nothing_and_with_effects_the_right_ones():
-    "Of 60 each, from results to the first sentence."
-    start = {"nothing": [], "something": []}
-    for seed in range(60):
-        for name, gain in {"nothing": 0.0, "something": 0.03}.items():
-            start[name].append(find_facts(*made_up({"cats": gain, "cifar": gain}, seed=seed))["start"])
-    assert start["nothing"].count("scratch") >= 57 and start["something"].count("simclr") >= 57
+    "Of 40 each, from results to the verdict; the recipe is no way to start."
+    claims = {0.0: [], 0.03: []}
+    for seed, gain in itertools.product(range(40), claims):
+        table = compare_kinds(*made_up({"cats": gain, "cifar": gain}, seed=seed, recipes={}))
+        claims[gain].append(set(table.loc[table["verdict"].isin(["gain", "loss"]), "question"]))
+    assert sum(map(bool, claims[0.0])) <= 4 and sum(claim == {"start"} for claim in claims[0.03]) >= 36
 
 
 # What may be claimed
@@ -186,17 +188,17 @@ def test_no_sentence_says_more_than_its_comparison(kind):
     confirmed = [row for row in facts["kinds"] if row["p_holm"] is not None and row["p_holm"] <= 0.05]
     assert {row["verdict"] for row in confirmed} <= {"gain", "loss"}
     said = [(part, verdict) for line in lines for part, verdict in
-            re.findall(r"bring ([^:;]*): (confirmed|a confirmed loss|unclear|one block only)", line)]
+            re.findall(r"bring ([^:;]*): (confirmed|unclear|one block only|one pretraining only)", line)]
     for part, verdict in said:
         for figure in re.findall(r"(?<!most )([+-]\.\d{3}) IoU", part):
             rows = [row for row in confirmed if abs(row["difference"] - float(figure)) < 6e-4]
-            assert bool(rows) == ("confirmed" in verdict), (figure, lines)
+            assert bool(rows) == (verdict == "confirmed"), (figure, lines)
 
 
 @pytest.mark.parametrize("kind, begin", [
     ("nothing", "Start from random weights: no other"), ("loss", "Start from random weights: no other"),
     ("gain", "Start from weights pretrained on unlabelled photos: 500 masks (10 %) then do the work of"),
-    ("one block", "Start from random weights until more blocks"), ("one pretraining", "Start from random weights until"),
+    ("one block", "Start from random weights until more"), ("one pretraining", "Start from random weights until"),
     ("scratch alone", "Nothing can be said yet"), ("control", "Nothing can be said yet"),
 ])
 def test_what_to_start_from_is_the_first_sentence(kind, begin):
@@ -231,7 +233,7 @@ def test_few_validation_images_claim_nothing_unless_the_last_epoch_is_kept():
     few = {"label_ratios": [0.5, 0.016]}
     keep = {"unet": {"dataset": "pets", "keep": "last"}}
     facts = find_facts(*made_up(gains, **few))
-    assert facts["few_validation_images"][0]["images"] == 9 and say(facts)[0].startswith("! At 80 masks (1.6 %) about 9")
+    assert facts["few_validation_images"][0]["masks"] == 80 and say(facts)[0].startswith("! At 80 masks (1.6 %) about 9")
     assert {row["void"] for row in facts["kinds"] if row["masks"] == 80} == {"validation"}
     assert not find_facts(*made_up(gains, **few, **keep))["few_validation_images"]
 
@@ -240,7 +242,7 @@ def test_labels_saved_are_told_of_confirmed_gains_alone():
     assert not find_facts(*KINDS["nothing"])["saved"] and not find_facts(*KINDS["noise"])["saved"]
     saved = find_facts(*made_up({"cats": 0.05, "cifar": 0.05}))["saved"]
     assert saved and all(row["low"] <= row["equal"] <= row["high"] and row["masks"] == 500 for row in saved)
-    assert saved[0]["equal"] == pytest.approx(1000, rel=0.15)  # twice as many masks gain .05
+    assert saved[0]["equal"] == pytest.approx(1000, rel=0.25)  # twice as many masks gain .05
 
 
 # Other kinds of start
@@ -248,21 +250,22 @@ def test_labels_saved_are_told_of_confirmed_gains_alone():
 @pytest.mark.parametrize("name", ["start-from-lite0", "start-from-resnet18", "start-from-nuclei"])
 def test_studies_of_imagenet_ask_their_questions(name):
     "What ImageNet gains over scratch and SimCLR over scratch, whether one is as good as the other, whether SimCLR adds to it."
-    study = read_study(ROOT / "params" / f"{name}.yaml")
+    file = ROOT / "params" / f"{name}.yaml"
+    study = read_study(file, changes={"encoder_name": "resnet18"})  # another would be built to check it
     kinds = {encoder_kind(study, way) for way in study["encoders"]}
-    assert {"scratch", "imagenet", "simclr"} <= kinds and "weights" not in kinds
+    assert "weights" not in kinds
     rng = np.random.default_rng(0)
-    rows = [[run.start, run.recipe, run.ratio, run.seed, 2000, 0.6 + 0.1 * ("imagenet" in run.start) + rng.normal(0, 0.003), 99]
+    rows = [[run.start, run.recipe, run.ratio, run.seed, 2000, 0.6 + 0.1 * (run.start == "imagenet") + rng.normal(0, 0.003), 99]
             for run in study_runs(study, "evaluation")]
     results = pd.DataFrame(rows, columns=["encoder", "recipe", "label_ratio", "seed", "n_train", "iou", "n_images"])
     table = compare_kinds(study, results)
     asked = set(table.loc[table["question"] == "start", ["first", "second"]].itertuples(index=False, name=None))
-    assert {("imagenet", "scratch"), ("simclr", "scratch"), ("simclr", "imagenet")} <= asked
-    if "simclr-from-imagenet" in kinds: assert ("simclr-from-imagenet", "imagenet") in asked
+    wanted = {("simclr", "scratch"), ("imagenet", "scratch"), ("simclr", "imagenet"), ("simclr-from-imagenet", "imagenet")}
+    assert asked == {pair for pair in wanted if kinds >= {*pair}}
     if any(own.get("consistency") for own in study["recipes"].values()): assert "consistency" in set(table["question"])
     shared = table[table["first"].str.startswith("simclr") & (table["blocks"] == 5)]
     assert not study["pretraining_seeds"] or set(shared["pretrainings"]) == {len(study["pretraining_seeds"])}
-    assert find_facts(study, results)["start"] == "imagenet"
+    assert find_facts(study, results)["start"] == ("imagenet" if "imagenet" in kinds else "scratch")
     assert not compare_ways(study, results)["low"].isna().any()
 
 

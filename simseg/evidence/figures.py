@@ -27,7 +27,7 @@ from ..evaluation import find_objects
 from ..study.grid import BASE, Run, ratio_label, study_data, study_runs
 from ..study.results import collect_results, current_runs, failed_and_stale, read_history
 from ..study.results import result_runs, run_minutes, study_progress
-from .comparisons import block_interval
+from .statistics import block_interval
 from .verdict import KINDS, masks_label, say
 
 # %% ../../nbs/evidence/figures.ipynb #f778bb0c
@@ -216,7 +216,7 @@ def plot_differences(facts: dict):  # as `find_facts` gives
         names = [row["way"] if "way" in row else KINDS[row["first"]] for row in rows]
         axis.set_yticks(range(len(rows)), [f"{name}, {masks_label(row)}" for name, row in zip(names, rows)], fontsize=8)
         axis.set(ylim=(len(rows) - 0.5, -0.5), xlabel="test IoU above random weights")
-        if len(panels) > 1: axis.set_title(f"{'plain' if recipe == BASE else recipe} recipe", loc="left", fontsize=10)
+        if len(panels) > 1: axis.set_title(f"{facts['recipes'][recipe]} recipe", loc="left", fontsize=10)
         axis.label_outer()
     # a line over few blocks may leave the figure
     limit = 2 * max([abs(row["difference"]) for rows in panels.values() for row in rows], default=0) or 0.01

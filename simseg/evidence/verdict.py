@@ -16,8 +16,8 @@ import pandas as pd
 from ..base.files import write_csv, write_json
 from ..images.sets import SYNTHETIC
 from ..study.grid import BASE, Run
-from .comparisons import AGAINST, BLOCKS, COLUMNS, FEWEST, compare_kinds, compare_ways
-from .comparisons import judge_pretraining, masks_saved, validation_images
+from .comparisons import AGAINST, COLUMNS, compare_kinds, compare_ways, judge_pretraining, masks_saved
+from .statistics import BLOCKS
 
 # %% ../../nbs/evidence/verdict.ipynb #51df3533
 def _best_recipe(study: dict, results: pd.DataFrame) -> str:
@@ -38,39 +38,37 @@ def _what_to_start_from(kinds: pd.DataFrame) -> str:  # the rows of one recipe
     return start
 
 
+def _records(table: pd.DataFrame) -> list[dict]:
+    "Return a table's rows, None for what is missing."
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
 def _told(kinds: pd.DataFrame, start: str) -> list[dict]:  # the rows of one recipe
     "Return each comparison of ways to start, and consistency, with its verdict and the rows to tell, fewest masks first."
     told = []
-    of_start = (kinds["question"] == "consistency") & (kinds["first"] == start)
-    for (question, first, second), rows in pd.concat([kinds[kinds["question"] == "start"], kinds[of_start]]).groupby(
-            ["question", "first", "second"], sort=False):
-        rows = rows.sort_values("masks")
-        parts = {verdict: rows[rows["verdict"] == verdict] for verdict in ("gain", "loss", "unclear", "one block")}
-        verdict = next((verdict for verdict, part in parts.items() if len(part)), "void")
-        rows = parts.get(verdict, rows[:0])
+    asked = kinds[(kinds["question"] == "start") | (kinds["question"] == "consistency") & (kinds["first"] == start)]
+    for (question, first, second), rows in asked.groupby(["question", "first", "second"], sort=False):
+        rows = rows.sort_values("masks").replace({"verdict": {"gain": "confirmed", "loss": "confirmed"}})
+        verdicts = ("confirmed", "unclear", "one block", "void")
+        verdict = next(verdict for verdict in verdicts if verdict in set(rows["verdict"]))
+        rows = rows[rows["verdict"] == verdict]
         if verdict == "one block" or second != "scratch": rows = rows[:1]
         elif verdict == "unclear": rows = rows.iloc[sorted({0, len(rows) - 1})]
         told.append({"question": question, "first": first, "second": second, "verdict": verdict, "rows": _records(rows)})
     return told
 
 
-def _next_step(told: list, facts: dict) -> dict:  # step, and the blocks that it takes, or None
+def _next_step(facts: dict) -> dict:  # step, and the blocks that it takes, or None
     "Return what to do next."
-    verdicts = {comparison["verdict"] for comparison in told}
-    if verdicts <= {"void"}:
-        taught_nothing = any(its["taught_nothing"] for its in facts["pretraining"].values())
-        step = "pretrain" if taught_nothing else "train" if facts["no_better_than_guess"] else "keep"
-    elif verdicts <= {"void", "one block"}: step = "blocks"
-    else: step = "recipe" if facts["recipe_alone"] else "more" if facts["augments"] else "augment"
-    needed = [row["blocks_needed"] for comparison in told if comparison["verdict"] == "unclear"
+    verdicts = {comparison["verdict"] for comparison in facts["told"]}
+    needed = [row["blocks_needed"] for comparison in facts["told"] if comparison["verdict"] == "unclear"
               for row in comparison["rows"] if row["blocks_needed"] and row["difference"] > 0]
-    if step == "more" and not needed and facts["blocks"] < BLOCKS[0]: step = "blocks"
+    taught_nothing = any(its["taught_nothing"] for its in facts["pretraining"].values())
+    if verdicts <= {"void"}: step = "pretrain" if taught_nothing else "train" if facts["no_better_than_guess"] else "keep"
+    elif verdicts <= {"void", "one block"}: step = "blocks"
+    elif facts["recipe_alone"] or not facts["augments"]: step = "recipe" if facts["recipe_alone"] else "augment"
+    else: step = "more" if needed or facts["blocks"] >= BLOCKS[0] else "blocks"
     return {"step": step, "blocks": min(needed, default=None)}
-
-
-def _records(table: pd.DataFrame) -> list[dict]:
-    "Return a table's rows, None for what is missing."
-    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def find_facts(
@@ -84,33 +82,29 @@ def find_facts(
     judged = judge_pretraining(study, histories)
     kinds = compare_kinds(study, results, judged, counts)
     best = _best_recipe(study, results)
+    augments = bool(Run(study, "unet", "scratch", best).params["augment"])
     of_best = kinds[kinds["recipe"] == best]
-    masks = results.groupby("label_ratio")["n_train"].median()
-    few = [{"recipe": recipe, "label_ratio": ratio, "masks": masks[ratio], "images": validation_images(masks[ratio])}
-           for recipe, ratio in dict.fromkeys(results[["recipe", "label_ratio"]].itertuples(index=False, name=None))
-           if validation_images(masks[ratio]) < FEWEST
-           and Run(study, "unet", "scratch", recipe, ratio).params["keep"] == "best"]
-    guess = results["iou_guess"] if "iou_guess" in results else pd.Series(0.0, results.index)
     start = _what_to_start_from(of_best)
     told = _told(of_best, start)
-    several = [row["blocks"] for comparison in told for row in comparison["rows"] if row["verdict"] != "one block"]
-    photos = of_best[(of_best["question"] == "photos") & of_best["low"].notna() & (of_best["void"] == "")]
-    unclear = photos[photos["verdict"] == "unclear"]
+    few = of_best[of_best["void"] == "validation"].drop_duplicates("label_ratio")
+    photos = of_best[(of_best["question"] == "photos") & of_best["verdict"].isin(["gain", "loss", "unclear"])]
     recipe = of_best[(of_best["question"] == "recipe") & (of_best["low"] > 0) & (of_best["void"] == "")]
+    guess = results["iou_guess"] if "iou_guess" in results else pd.Series(0.0, results.index)
+    plain = "plain" if not Run(study, "unet", "scratch").params["augment"] else "main"
     facts = {
         "study": study["name"], "toy": study["unet"].get("dataset", "synthetic") in SYNTHETIC,
-        "test_images": int(results["n_images"].iloc[0]), "models": len(results),
+        "test_images": int(results["n_images"].iloc[0]), "models": len(results), "guess": float(guess.mean()),
         "nothing_found": int((results["iou"] == 0).sum()), "no_better_than_guess": int((results["iou"] <= guess).sum()),
-        "guess": float(guess.mean()), "pretraining": judged, "few_validation_images": few, "fine_tuned": len(validation),
-        "best_at_the_end": int(validation["last_epoch_best"].sum()), "same_labels": not study["redraw_labels"],
-        "recipes": list(results["recipe"].unique()), "recipe": best, "augments": bool(Run(study, "unet", "scratch", best).params["augment"]),
-        "start": start, "told": told, "photos": _records(photos[photos["verdict"] != "unclear"]),
-        "photos_bound": float(unclear[["low", "high"]].abs().max().max()) if len(unclear) else None,
-        "recipe_alone": _records(recipe.sort_values("masks")[:1]), "blocks": min(several, default=1),
+        "pretraining": judged, "few_validation_images": _records(few[["label_ratio", "masks"]]),
+        "fine_tuned": len(validation), "best_at_the_end": int(validation["last_epoch_best"].sum()),
+        "same_labels": not study["redraw_labels"], "recipe": best, "augments": augments,
+        "recipes": {name: plain if name == BASE else name for name in results["recipe"].unique()},
+        "start": start, "told": told, "photos": _records(photos), "recipe_alone": _records(recipe.sort_values("masks")[:1]),
+        "blocks": min([row["blocks"] for comparison in told for row in comparison["rows"]], default=0),
         "compared": int(kinds["p_holm"].notna().sum()), "saved": _records(masks_saved(study, results, kinds)),
         "kinds": _records(kinds), "ways": _records(compare_ways(study, results)),
     }
-    return {**facts, "next": _next_step(told, facts)}
+    return {**facts, "next": _next_step(facts)}
 
 # %% ../../nbs/evidence/verdict.ipynb #a254958e
 KINDS = {
@@ -120,91 +114,64 @@ KINDS = {
     "simclr-from-weights": "the weights of a file pretrained further on unlabelled photos",
 }
 TEMPLATE = """
-{% macro named(recipe) %}the {{ "plain" if recipe == "base" else recipe }} recipe{% endmacro %}
 {% macro gain(row) %}{{ row.difference | iou }} IoU ({{ row.low | iou }} to {{ row.high | iou }}){% endmacro %}
-{% macro found(row) %}
-{% if row.verdict == "one block" %}{{ row.difference | iou }} IoU
+{% macro found(row) %}{% if row.verdict == "one block" %}{{ row.difference | iou }} IoU
 {% elif row.verdict == "unclear" and row.low <= 0 <= row.high %}at most {{ row.high | iou }} IoU
-{% else %}{{ gain(row) }}{% endif %} at {{ row | masks }}
-{% endmacro %}
-{% macro more() %}run {{ "%d" % next.blocks }} blocks in all, which would confirm the clearest of what is unclear if
-those to come are like these{% endmacro %}
-{% set verdicts = {"gain": "confirmed", "loss": "a confirmed loss", "unclear": "unclear", "one block": "one block only"} %}
+{% else %}{{ gain(row) }}{% endif %} at {{ row | masks }}{% endmacro %}
+{% macro more(and_so) %}{% if next.blocks %}{{ and_so }}run {{ next.blocks | int }} blocks in all, which would confirm the clearest of
+what is unclear if those to come are like these{% endif %}{% endmacro %}
 {% set claimed = told | rejectattr("verdict", "equalto", "void") | list %}
+{% set several = claimed | rejectattr("verdict", "equalto", "one block") | list %}
 
 {% for way, its in pretraining.items() if its.taught_nothing %}
 ¶! Pretraining {{ way }} taught nothing: {{ "its loss ended at %.2f, where guessing gives %.2f" % (its.loss, its.chance)
-if its.taught_nothing == "loss" else "its features collapsed (spread %.3f)" % its.spread }}. No gain of it is claimed.
-{% endfor %}
-{% if no_better_than_guess %}
-¶! {{ no_better_than_guess }} of {{ models }} models are no better than one guess everywhere (IoU {{ "%.3f" % guess }}
-{{- "; %d find nothing" % nothing_found if nothing_found }}): nothing follows from what they gain or lose.
-{% endif %}
-{% for row in few_validation_images if row.recipe == recipe %}
-¶! At {{ row | masks }} about {{ row.images }} validation images chose each model's epoch: too few, so no gain is claimed there.
-{% endfor %}
+if its.taught_nothing == "loss" else "its features collapsed (spread %.3f)" % its.spread }}. No gain of it is claimed.{% endfor %}
+{% if no_better_than_guess %}¶! {{ no_better_than_guess }} of {{ models }} models are no better than one guess everywhere (IoU
+{{ "%.3f" % guess }}{{ "; %d find nothing" % nothing_found if nothing_found }}): nothing follows from what they gain or
+lose.{% endif %}
+{% for row in few_validation_images %}¶! At {{ row | masks }} about {{ (row.masks / 9) | round(0, "ceil") | int }} validation images
+chose each model's epoch: too few, so no gain is claimed there.{% endfor %}
 
-{% if not told %}
-¶Nothing can be said yet: no other way to start stands beside random weights.
-{% elif not claimed %}
-¶This study does not say what to start from.
-{% elif blocks < 2 %}
-¶Start from random weights until more blocks have run: one block confirms nothing.
-{% elif start == "scratch" %}
-¶Start from random weights: no other way to start is confirmed to beat them.
-{% else %}
-¶Start from {{ kinds_named[start] }}
+{% if not told %}¶Nothing can be said yet: no other way to start stands beside random weights.
+{% elif not claimed %}¶This study does not say what to start from.
+{% elif not several %}¶Start from random weights until more has run: one block, or one pretraining for all, confirms nothing.
+{% elif start == "scratch" %}¶Start from random weights: no other way to start is confirmed to beat them.
+{% else %}¶Start from {{ kinds_named[start] }}
 {%- for row in saved | sort(attribute="masks") if row.first == start and row.recipe == recipe %}
 {{ ": " if loop.first else "; " }}{{ row | masks }} then do the work of {{ "at least " if row.beyond }}
-{{- "{:,.0f} ({:,.0f} to {:,.0f})".format(row.equal, row.low, row.high) }}{% endfor %}.
-{% endif %}
+{{- "{:,.0f} ({:,.0f} to {:,.0f})".format(row.equal, row.low, row.high) }}{% endfor %}.{% endif %}
 
-{% if claimed %}
-¶{{ "With " ~ named(recipe) if recipes | length > 1 else "In this study" }},
-{% for comparison in claimed %}
-{% if comparison.question == "consistency" %}semi-supervised fine-tuning (consistency) of {{ kinds_named[comparison.first] }} brings
-{% else %}{{ kinds_named[comparison.first] }} bring {% endif %}
+{% if claimed %}¶{{ "With the %s recipe" % recipes[recipe] if recipes | length > 1 else "In this study" }},
+{% for comparison in claimed %}{% if comparison.question == "consistency" %}semi-supervised fine-tuning (consistency) of
+{{ kinds_named[comparison.first] }} brings {% else %}{{ kinds_named[comparison.first] }} bring {% endif %}
 {% for row in comparison.rows %}{{ found(row) }}{{ " and " if not loop.last }}{% endfor %}
-{% if comparison.question == "start" %} over {{ kinds_named[comparison.second] }}{% endif %}
-: {{ verdicts[comparison.verdict] }}{{ "; " if not loop.last }}
-{%- endfor %}
-{%- for row in photos if row.verdict != "one block" %}; photos of {{ row.first }} bring {{ gain(row) }} over {{ row.second }}:
-{{ verdicts[row.verdict] }}{% endfor %}
-{%- if photos_bound %}; what the photos show brings at most {{ photos_bound | iou }} IoU: unclear{% endif %}.
-{% endif %}
+{% if comparison.question == "start" %} over {{ kinds_named[comparison.second] }}{% endif %}: {{ "one pretraining" if comparison.verdict == "one block"
+and comparison.rows[0].blocks > 1 else comparison.verdict }}{{ " only" if comparison.verdict == "one block" }}{{ "; " if not loop.last }}{% endfor %}
+{% for row in photos if row.verdict != "unclear" %}; photos of {{ row.first }} bring {{ gain(row) }} over {{ row.second }}:
+confirmed{% else %}{% if photos %}; what the photos show brings at most
+{{ (photos | map(attribute="low") | map("abs") | list + photos | map(attribute="high") | map("abs") | list) | max | iou }} IoU: unclear
+{%- endif %}{% endfor %}.{% endif %}
 
-{% if claimed and blocks > 1 %}
-¶How sure: each interval is a 95 % one over {{ "at least " if blocks < 5 }}{{ blocks }} blocks (a seed with its draw of labels) and
-not corrected; confirmed is what Holm's correction for all {{ compared }} comparisons leaves at 5 %.
-{% endif %}
+{% if several %}¶How sure: each interval is a 95 % one over {{ "at least " if blocks < 5 }}{{ blocks }} blocks (a seed with its draw of
+labels) and not corrected; confirmed is what Holm's correction for all {{ compared }} comparisons leaves at 5 %.{% endif %}
 
-{% if told %}
-¶Next:
-{% if next.step == "pretrain" %}pretrain longer, on more photos, or in larger batches.
-{% elif next.step == "train" %}fine-tune longer, or with more masks, until models beat a guess.
-{% elif next.step == "keep" %}fine-tune with `keep: last`, or label more masks.
-{% elif next.step == "blocks" %}run five blocks: `seeds: [0, 1, 2, 3, 4]`, `redraw_labels: true`.
-{% elif next.step == "recipe" %}fine-tune with {{ named(recipe) }}, which by itself gains {{ gain(recipe_alone[0]) }} at
-{{ recipe_alone[0] | masks }}{% if next.blocks %}; {{ more() }}{% endif %}.
-{% elif next.step == "augment" %}fine-tune with augmentation, which may leave nothing of a gain:
-`recipes: {augmented: {augment: true}}`{% if next.blocks %}; {{ more() }}{% endif %}.
-{% elif next.blocks %}{{ more() }}.
-{% else %}label more masks: further blocks are not likely to show more.
-{% endif %}
-{% endif %}
+{% if told %}¶Next: {% endif %}
+{% if told and next.step == "pretrain" %}pretrain longer, on more photos, or in larger batches.
+{% elif told and next.step == "train" %}fine-tune longer, or with more masks, until models beat a guess.
+{% elif told and next.step == "keep" %}fine-tune with `keep: last`, or label more masks.
+{% elif told and next.step == "blocks" %}run five blocks, with two pretrainings at least: `seeds: [0, 1, 2, 3, 4]`, `redraw_labels: true`.
+{% elif told and next.step == "recipe" %}fine-tune with the {{ recipes[recipe] }} recipe, which by itself gains
+{{ gain(recipe_alone[0]) }} at {{ recipe_alone[0] | masks }}{{ more("; ") }}.
+{% elif told and next.step == "augment" %}fine-tune with augmentation, which may leave nothing of a gain:
+`recipes: {augmented: {augment: true}}`{{ more("; ") }}.
+{% elif told %}{{ more("") or "label more masks: further blocks are not likely to show more" }}.{% endif %}
 
-{% if toy %}
-¶- The images are drawn: a toy, which shows how this works and not whether pretraining pays off.
-{% endif %}
-{% if test_images < 100 %}
-¶- There are {{ test_images }} test images; others might say something else.
-{% endif %}
-{% if same_labels and blocks > 1 %}
-¶- All blocks label the same images; another draw of labels may say something else (`redraw_labels: true`).
-{% endif %}
-{% if 2 * best_at_the_end > fine_tuned %}
-¶- {{ best_at_the_end }} of {{ fine_tuned }} models were best in their last epoch: longer training might change the answer.
-{% endif %}
+{% if toy %}¶- The images are drawn: a toy, which shows how this works and not whether pretraining pays off.{% endif %}
+{% if test_images < 100 %}¶- There are {{ test_images }} test images; others might say something else.{% endif %}
+{% if same_labels and several %}
+¶- All blocks label the same images; another draw of labels may say something else (`redraw_labels: true`).{% endif %}
+{% if 2 * best_at_the_end > fine_tuned %}¶- {{ best_at_the_end }} of {{ fine_tuned }} models were best in their last epoch: longer
+training might change the answer.{% endif %}
 """
 
 
