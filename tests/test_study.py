@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -15,8 +16,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from simseg.study.batch import batch_cells
-from simseg.base.files import read_csv
+from simseg.base.files import read_csv, read_json
 from simseg.base.parameters import check_known, check_types, parameter_defaults
+from simseg.evidence.verdict import say
 from simseg.study.files import check_study
 from simseg.images.synthetic import make_synthetic
 from simseg.unet import run_unet

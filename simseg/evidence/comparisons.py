@@ -81,11 +81,12 @@ COLLAPSED = {"spread": 0.1, "uniformity": -0.1}  # of random weights: .5 and -1;
 def judge_pretraining(study: dict, histories: pd.DataFrame) -> dict:  # encoder → its last epoch, mean over seeds
     "Return where each pretraining ended: its loss beside chance, spread, uniformity, and whether it taught anything."
     found = {}
-    if "stage" not in histories: return found
-    for way, rows in histories[histories["stage"] == "simclr"].groupby("arm", sort=False):
-        last = rows.loc[rows.groupby("seed")["epoch"].idxmax()].mean(numeric_only=True)
+    if "loss" not in histories: return found
+    numbers = histories[histories["stage"] == "simclr"].reindex(columns=["arm", "seed", "epoch", "loss", *COLLAPSED])
+    for way, rows in numbers.groupby("arm", sort=False):
+        last = rows.drop(columns="arm").astype(float).sort_values("epoch").groupby("seed").last().mean()
         chance = np.log(2 * Run(study, "simclr", way).params["batch_size"] - 1)
-        ends = {"loss": last["loss"], "chance": chance, **{name: last.get(name, np.nan) for name in COLLAPSED}}
+        ends = {"loss": last["loss"], "chance": chance, **last[list(COLLAPSED)]}
         collapsed = ends["spread"] < COLLAPSED["spread"] or ends["uniformity"] > COLLAPSED["uniformity"]
         why = "loss" if ends["loss"] > NEAR_CHANCE * chance else "collapse" if collapsed else ""
         found[way] = {**{name: float(value) for name, value in ends.items()}, "taught_nothing": why}
