@@ -9,7 +9,7 @@ from conftest import evaluation_params, pretrainings, simclr_params, small, stud
 from PIL import Image
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from simseg.evidence.comparisons import compare_arms
+from simseg.evidence.comparisons import compare_ways
 from simseg.base.files import read_json, write_json, write_yaml
 from simseg.images.data import split_data
 from simseg.images.sets import _as_species, load_pairs
@@ -23,7 +23,7 @@ from simseg.simclr import run_simclr
 from simseg.study.files import check_study, read_study
 from simseg.study.results import collect_counts, collect_images, collect_results
 from simseg.unet import load_model, run_unet
-from simseg.evidence.verdict import verdict
+from simseg.evidence.verdict import find_facts, say
 
 SIDE = 48
 ANIMALS = "cat=1 dog=2 ignore=255"
@@ -319,12 +319,11 @@ def test_a_study_of_classes_compares_their_mean(workplace, tmp_path):
     results = collect_results(study)
     assert results["iou"].to_numpy() == pytest.approx(results[["iou_cat", "iou_dog"]].mean(axis=1).to_numpy())
     counts = collect_counts(study)
-    comparisons = compare_arms(study, counts)
     means = results.groupby(["encoder", "label_ratio"])["iou"].mean()
-    for row in comparisons.itertuples():
-        difference = means[row.first, row.label_ratio] - means[row.second, row.label_ratio]
+    for row in compare_ways(study, results).itertuples():
+        difference = means[row.way, row.label_ratio] - means["scratch", row.label_ratio]
         assert row.difference == pytest.approx(difference, abs=1e-6)
-    assert verdict(study, results, comparisons)
+    assert say(find_facts(study, results, counts=counts))
     assert list(class_table(results)["80%"]) == ["background", "cat", "dog"]
     assert set(collect_images(study)) == set(counts)
     widget = explore_predictions("outputs/animals/study.yaml")

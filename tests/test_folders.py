@@ -26,7 +26,7 @@ from simseg.evaluation import run_evaluation
 from simseg.images.masks import BACKGROUND, FOREGROUND, IGNORED
 from simseg.tools.command import main
 from simseg.simclr import run_simclr
-from simseg.evidence.comparisons import compare
+from simseg.evidence.statistics import image_interval
 from simseg.study.results import count_pixels
 from simseg.study.grid import MINIATURE
 from simseg.study.files import check_study
@@ -638,10 +638,10 @@ def test_elsewhere_the_evaluation_says_what_was_pretrained_on(tmp_path, capsys):
 def test_runs_on_different_test_images_are_not_compared(tmp_path):
     first = pd.DataFrame({"name": ["a", "b"], "id": ["1", "2"], "tp": [9, 9], "fp": [1, 1], "fn": [1, 1], "tn": [5, 5]})
     other = first.assign(id=["1", "3"])
-    compare(count_pixels([first, first]), count_pixels([first, first]))
+    image_interval(count_pixels([first, first]), count_pixels([first, first]))
     with pytest.raises(ValueError, match="tested on different images"): count_pixels([first, other])
     with pytest.raises(ValueError, match="tested on different images"):
-        compare(count_pixels([first, first]), count_pixels([other, other]))
+        image_interval(count_pixels([first, first]), count_pixels([other, other]))
 
 
 # Near-duplicates

@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import subprocess
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +17,9 @@ from PIL import Image
 
 from simseg.base import run as base_run
 from simseg.study.batch import batch_cells
-from simseg.base.files import read_csv
+from simseg.base.files import read_csv, read_json
 from simseg.base.parameters import check_known, check_types, parameter_defaults
+from simseg.evidence.verdict import say
 from simseg.study.files import check_study
 from simseg.images.synthetic import make_synthetic
 from simseg.unet import run_unet
@@ -106,13 +108,15 @@ def assert_tables_are_whole(out):
     assert results["iou"].between(0, 1).all()
     assert (results["n_images"] == 4).all()
     comparisons = read_csv(out / "comparisons.csv")
-    assert comparisons[["first", "second", "recipe"]].values.tolist() == [["animals", "scratch", "base"]]
+    assert comparisons[["question", "first", "second", "recipe"]].values.tolist() == [
+        ["start", "simclr", "scratch", "base"], ["way", "animals", "scratch", "base"]]
+    assert read_json(out / "verdict.json")["study"] == out.name
 
 
 def assert_report_stands_alone(out):
     "It opens without a network, and shows its figures."
     html = (out / "report.html").read_text()
-    assert "Does SimCLR pretraining pay off?" in html
+    assert escape(say(read_json(out / "verdict.json"))[0].removeprefix("! ")) in html
     assert html.count("data:image/png") >= 4
     assert not re.search(r"(src|href|import|from)[ =(]*[\"']https?://", html)
 
@@ -189,10 +193,8 @@ def test_what_failed_is_missing_with_its_sentence(images, make_study, tmp_path):
     assert len(read_csv(out / "results.csv")) == 1
     assert "failed: simclr bad seed 0" in (out / "report.html").read_text(encoding="utf-8")
     for name in ("3.png", "4.png", "5.png"): shutil.copy(images / "images" / name, photos)
-    (out / "uses.csv").touch()  # as a study leaves it that had consistency before its file was changed
     code, said = snakemake("--configfile", file)
     assert code == 0, said[-3000:]
-    assert not (out / "uses.csv").exists()
     assert len(read_csv(out / "results.csv")) == 2
 
 
