@@ -408,8 +408,8 @@ def test_other_names_of_folders_are_described_and_their_masks_never_pretrained_o
 def test_masks_with_an_addition_are_described(before, behind, tmp_path):
     folder = pairs(tmp_path / "own")
     for path in sorted((folder / "masks").iterdir()): path.rename(path.with_name(f"{before}{path.stem}{behind}.png"))
-    with pytest.raises(FileNotFoundError, match=f"12 masks have no image, such as {before}00{behind}.png; .*simseg look"):
-        load_pairs(str(folder), SIDE)
+    sentence = f"12 masks have no image, such as {before}00{behind}.png; .*simseg look"
+    with pytest.raises(FileNotFoundError, match=sentence): load_pairs(str(folder), SIDE)
     (folder / "data.yaml").write_text(PLAIN.replace("masks/{name}.*", f"masks/{before}{{name}}{behind}.png"))
     assert np.array_equal(load_pairs(str(folder), SIDE).masks != BACKGROUND, np.stack(THINGS[:12]) > 0)
 
@@ -440,7 +440,8 @@ def test_a_mask_of_half_the_size_is_read_and_one_of_other_proportions_is_not(tmp
 
 VALUES = {  # what masks hold by file → values, and what a mask of 1 and one of 2 then mean
     "one thing": ("{thing: [1, 2]}", FOREGROUND, FOREGROUND), "above": ("{thing: above 0}", FOREGROUND, FOREGROUND),
-    "two things": ("{cat: 1, dog: 2}", FOREGROUND, 4), "one counts nowhere": ("{cat: 1, ignore: 2}", FOREGROUND, IGNORED),
+    "two things": ("{cat: 1, dog: 2}", FOREGROUND, 4),
+    "one counts nowhere": ("{cat: 1, ignore: 2}", FOREGROUND, IGNORED),
     "background": ("{cat: 1, background: [0, 2]}", FOREGROUND, BACKGROUND),
 }
 

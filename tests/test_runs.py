@@ -141,7 +141,8 @@ def test_folders_of_ones_own(tmp_path):
         mask = rng.integers(0, 2, (40, 50), dtype=np.uint8) * 255
         Image.fromarray(image).save(tmp_path / "images" / f"{i:02d}.jpg")
         if i: Image.fromarray(mask).save(tmp_path / "masks" / f"{i:02d}.png")
-    with pytest.raises(FileNotFoundError, match="1 of 12 images have no mask, such as 00.jpg"): load_pairs(str(tmp_path), 32)
+    with pytest.raises(FileNotFoundError, match="1 of 12 images have no mask, such as 00.jpg"):
+        load_pairs(str(tmp_path), 32)
     Image.new("L", (40, 50)).save(tmp_path / "masks" / "00.png")
     with pytest.raises(ValueError, match="is 40×50 pixels, but its image is 50×40"): load_pairs(str(tmp_path), 32)
     Image.new("L", (50, 40)).save(tmp_path / "masks" / "00.png")

@@ -45,7 +45,7 @@ _one_large = threading.Lock()
 
 
 def visible_files(folder: Path) -> list[Path]:
-    "Return every file below a folder and the folders it links to, sorted, without names that begin with a dot and folders that begin with @."
+    "Return every file below a folder and the folders it links to, sorted; names with a dot first, or @eaDir, are none."
     files = []
     seen = set()  # a linked folder may lead back to one above it
     for root, folders, names in os.walk(folder, followlinks=True):
@@ -262,8 +262,8 @@ def _decode(source: Source, tiles: list[int], key: dict, size: int, folder: Path
         if constant: notes.append(f"{len(constant)} of {len(names)} masks {verb} {kind}, such as {constant[0]}")
     share = np.mean([rows[i]["codes"].get(FOREGROUND, 0.0) for i in kept])
     if share > 0.5 and not source.classes:
-        notes.append(f"the thing covers {share:.0%} of the pixels, so calling every pixel the thing is right that often; if it "
-                     "is the ground, swap the two values in data.yaml")
+        notes.append(f"the thing covers {share:.0%} of the pixels, so calling every pixel the thing is right that often; "
+                     "if it is the ground, swap the two values in data.yaml")
     official = source.official_test[kept].tolist() if source.official_test is not None else None
     skipped = [{"file": source.names[i], "why": row["why"]} for i, row in enumerate(rows) if "why" in row]
     pixels = fingerprint_of(arrays["images"], arrays.get("masks"))

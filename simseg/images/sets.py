@@ -61,8 +61,8 @@ def _group_names(described: Description, paths: list[str], where: str) -> list[s
     found = [re.search(described.groups, path) for path in paths]
     outside = [path for path, match in zip(paths, found) if not match]
     if not outside: return [match[1] for match in found]
-    raise ValueError(f"{where}: groups {described.groups!r} fits {len(paths) - len(outside)} of {len(paths)} images, and not "
-                     f"{outside[0]}; every image belongs to a group.")
+    raise ValueError(f"{where}: groups {described.groups!r} fits {len(paths) - len(outside)} of {len(paths)} images, and "
+                     f"not {outside[0]}; every image belongs to a group.")
 
 
 def _of_files(described: Description, where: str) -> Source:
@@ -147,8 +147,8 @@ def check_source(dataset: str, data_root: str = "") -> Path | None:  # None: it 
     place = resolve_path(data_root) / name if named else resolve_path(dataset)
     if place.is_dir() or (place.is_file() and place.suffix == ".yaml" and not named): return place
     if not named:
-        raise FileNotFoundError(f"dataset={dataset!r} is neither a folder ({place}), nor a description that ends in .yaml, "
-                                f"nor one of {', '.join(DATASETS)}.")
+        raise FileNotFoundError(f"dataset={dataset!r} is neither a folder ({place}), nor a description that ends in "
+                                f".yaml, nor one of {', '.join(DATASETS)}.")
     raise FileNotFoundError(f"data_root={data_root!r} has no folder {name} ({place}); put the data set there, "
                             "or set data_root='' to download it.")
 
@@ -224,8 +224,9 @@ def load_data(
         except Exception as error:  # the libraries raise a different class for each way a download can fail
             holds = f"{PETS_FOLDER}/ with images/, annotations/" if dataset in PETS else f"{dataset}/ as parquet files"
             remedy = f"set data_root to a folder with {holds}" if named else "see `hub` and its columns there"
-            raise FileNotFoundError(f"{dataset} could not be loaded from {described.hub if described else place or 'its server'} "
-                                    f"({type(error).__name__}: {error}): {remedy}.") from error
+            origin = described.hub if described else place or "its server"
+            raise FileNotFoundError(f"{dataset} could not be loaded from {origin} ({type(error).__name__}: {error}): "
+                                    f"{remedy}.") from error
 
     data = cached(key, image_size, source)
     damaged = [row["why"] for row in data.skipped if not row["why"].endswith(("without an image.", "without a mask."))]
@@ -244,7 +245,8 @@ def load_pairs(dataset: str, image_size: int, data_root: str = "", max_images: i
     data = load_data(dataset, image_size, data_root, max_images)
     if data.masks is not None: return data
     raise ValueError(f"dataset={dataset!r} has no masks; fine-tuning takes synthetic, pets, pets_species, or a folder "
-                     f"with images/ and masks/, or with masks that its {FILE} describes: simseg look {dataset} proposes one.")
+                     f"with images/ and masks/, or whose {FILE} says where its masks are: simseg look {dataset} proposes "
+                     "one.")
 
 
 def load_unlabelled(dataset: str, image_size: int, data_root: str = "", max_images: int = 0) -> ImageData:
