@@ -166,7 +166,8 @@ def compare_kinds(
     confirmed = table["p_holm"] <= 1 - CONFIDENCE
     for i in np.flatnonzero(family & ~confirmed):
         table.loc[i, "blocks_needed"] = blocks_needed(all_values[i], family.sum())
-    kinds = {"void": table["void"] != "", "one block": ~several, "gain": confirmed & (table["difference"] > 0)}
+    kinds = {"void": table["void"] != "", "one block": ~several, "not judged": table["question"] == "recipe",
+             "gain": confirmed & (table["difference"] > 0)}
     return table.assign(verdict=np.select(list(kinds.values()), list(kinds), np.where(confirmed, "loss", "unclear")))
 
 # %% ../../nbs/evidence/comparisons.ipynb #4628fdc3
