@@ -199,8 +199,9 @@ def plot_differences(facts: dict):  # as `find_facts` gives
 
     set_theme()
     pooled = [row for row in facts["kinds"] if row["question"] == "start" and row["second"] == "scratch"]
-    panels = {recipe: [row for row in [*pooled, *facts["ways"]] if row["recipe"] == recipe] for recipe in facts["recipes"]}
-    panels = {recipe: sorted(rows, key=lambda row: row["masks"]) for recipe, rows in panels.items() if rows}
+    rows = sorted([*pooled, *facts["ways"]], key=lambda row: row["masks"])
+    panels = {recipe: [row for row in rows if row["recipe"] == recipe] for recipe in facts["recipes"]}
+    panels = {recipe: rows for recipe, rows in panels.items() if rows}
     colours = encoder_colours(dict.fromkeys(row["way"] for row in facts["ways"]))
     heights = [len(rows) for rows in panels.values()] or [1]
     size = (8, 0.9 + 0.35 * len(heights) + 0.22 * sum(heights))
@@ -209,7 +210,8 @@ def plot_differences(facts: dict):  # as `find_facts` gives
     for axis, (recipe, rows) in zip(axes.flat, panels.items()):
         for y, row in enumerate(rows):
             colour = colours.get(row.get("way"), "black")
-            if row["low"] is not None: axis.plot([row["low"], row["high"]], [y, y], lw=1 + ("first" in row), color=colour)
+            if row["low"] is not None:
+                axis.plot([row["low"], row["high"]], [y, y], lw=2 if "first" in row else 1, color=colour)
             fill = colour if row.get("verdict") in ("gain", "loss") else "white"
             axis.plot(row["difference"], y, "s" if "first" in row else "o", ms=5, color=colour, mfc=fill)
         axis.axvline(0, color="#555555", lw=1)
