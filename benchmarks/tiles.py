@@ -2,11 +2,11 @@
 
     python benchmarks/tiles.py
 
-Two sets of eight drawn pictures: cracks of two pixels in pictures of 512 × 512, and 60 cells of 14 pixels in pictures of
-1,200 × 900. A U-Net is trained on them squeezed to 64 pixels, and another on tiles, for equally many steps of equally many
-images or fewer (five pictures make no full batch). Both are tested on whole pictures, at the pictures' own pixels. Beside
-them stands what a perfect mask scores that goes the same way, and what calling everything the thing scores. Measured once,
-seed 0, ResNet-18 from random weights, BCE + Dice, bf16, one thread of an Intel Xeon, two minutes of its time:
+Two sets of eight drawn pictures: cracks of two pixels in pictures of 512 × 512, and 60 cells of 14 pixels in pictures
+of 1,200 × 900. A U-Net is trained on them squeezed to 64 pixels, and another on tiles, for equally many steps (five
+pictures make no full batch, though). Both are tested on whole pictures, at the pictures' own pixels. Beside them stands
+what a perfect mask scores that goes the same way, and what calling everything the thing scores. Measured once, seed 0,
+ResNet-18 from random weights, BCE + Dice, bf16, one thread of an Intel Xeon, two minutes of its time:
 
        set           way  steps  perfect mask  model  guess
     cracks      squeezed     76         0.112  0.000  0.004
@@ -96,10 +96,10 @@ def compare(folder: Path, device: str) -> list[dict]:
         steps = EPOCHS * -(-len(split_data(data).train) // BATCH)
         for tile in (0, TILES[name]):
             out = folder / f"{name}-{tile}"
-            params = {**parameter_defaults("unet"), **SETTINGS, "device": device, "dataset": describe(folder / name, tile)}
-            run_unet({**params, "epochs": EPOCHS if tile else steps, "out_dir": str(out)})
-            shared = {"dataset": tested, "device": device, "model_dir": str(out / "model"), "out_dir": str(out / "test")}
-            metrics, _ = run_evaluation({**parameter_defaults("evaluation"), **shared})
+            params = {**parameter_defaults("unet"), **SETTINGS, "dataset": describe(folder / name, tile)}
+            run_unet({**params, "device": device, "epochs": EPOCHS if tile else steps, "out_dir": str(out)})
+            asked = {"dataset": tested, "device": device, "model_dir": f"{out}/model", "out_dir": f"{out}/test"}
+            metrics, _ = run_evaluation({**parameter_defaults("evaluation"), **asked})
             found = {"perfect mask": perfect(tested, tile), "model": metrics["iou"], "guess": metrics["iou_guess"]}
             way = f"tiles of {tile}" if tile else "squeezed"
             rows.append({"set": name, "way": way, "steps": steps, **{key: f"{iou:.3f}" for key, iou in found.items()}})
