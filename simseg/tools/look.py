@@ -120,8 +120,8 @@ def _about_values(masks: list[Path]) -> tuple[dict, list[str], list[str]]:
     if largest in named and share[largest] > 0.5:
         ground = values.get("background", [0])
         rest = {name: each for name, each in values.items() if str(each[0]) != largest and each != ground}
-        asked.append(f"{largest} covers {share[largest]:.0%} of the pixels. Is {ground[0]} the background? If {largest} is: "
-                     f"{values_line((rest or {'thing': ground}) | {'background': [largest]})}")
+        asked.append(f"{largest} covers {share[largest]:.0%} of the pixels. Is {ground[0]} the background? If {largest} "
+                     f"is: {values_line((rest or {'thing': ground}) | {'background': [largest]})}")
     try: _check_black(sorted(set(counted["file"])))  # those that can be read
     except ValueError as error: asked.append(str(error))
     return values, asked, lines
@@ -186,7 +186,7 @@ def _inventory(paths: dict, others: list[Path]) -> list[str]:
     for kind, files in kinds.items():
         seen = sorted({(*size, mode) for size, mode, _ in map(read_header, some_of(files, SEEN)) if size})
         sizes = dict.fromkeys(f"{width}×{height}" for width, height, _ in seen[:1] + seen[-1:])
-        lines.append(f"{kind}: {len(files)} files, {' to '.join(sizes)} px, {_list({mode for *_, mode in seen})}")
+        lines.append(f"{kind}: {len(files)} files, {' to '.join(sizes)} px, {_list(sorted({row[2] for row in seen}))}")
     if len(lines) > 2 * SHOWN: lines[2 * SHOWN:] = [f"… {len(lines)} kinds of files in all"]
     endings = Counter(path.suffix.lower() or path.name for path in others)
     if endings: lines.append(f"beside them: {_list([f'{n} {ending}' for ending, n in endings.most_common()], 6)}")
