@@ -289,6 +289,18 @@ def test_of_two_values_without_0_one_is_the_background(tmp_path):
     assert described(tmp_path)["values"] == {"thing": [2], "background": [1]}
 
 
+def test_grey_masks_among_coloured_ones_and_colours_without_end(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 255, (200, 3)).astype(np.uint8)
+    for i in range(12):
+        photo, inside = photo_and_mask(i)
+        save(photo, tmp_path / f"images/{i}.png")
+        grey = inside.astype(np.uint8) * 255
+        save(grey if i % 2 else np.dstack([grey, 0 * grey, 0 * grey]), tmp_path / f"masks/{i}.png")
+    assert 'values: {class_1: "#ffffff", class_2: "#ff0000"}' in look(tmp_path).text
+    save(np.repeat(colours, 16, 0).reshape(40, 80, 3), tmp_path / "masks/0.png")
+    assert "the masks hold 202 colours, too many or too deep for classes" in look(tmp_path).text
+
+
 def test_values_of_a_palette_are_its_numbers(tmp_path):
     for i in range(12):
         photo, inside = photo_and_mask(i)
@@ -399,7 +411,7 @@ def test_masks_without_a_thing_are_no_photos(value, tmp_path):
         save(np.full((SIDE, SIDE), value, np.uint8), tmp_path / f"masks/{i}.png")
     seen = look(tmp_path)
     assert "masks: masks/{name}.png" in seen.proposed[FILE]
-    assert ("No thing is drawn" if value == 0 else "255 covers 100% of the pixels") in seen.text
+    assert ("What is drawn cannot be told: all masks are 0" if value == 0 else "255 covers 100% of the pixels") in seen.text
 
 
 def test_masks_that_no_photo_has_are_not_pretrained_on(tmp_path):

@@ -99,7 +99,7 @@ def _about_values(masks: list[Path]) -> tuple[dict, list[str], list[str]]:
     seen = some_of(masks, affordable(masks, 4 * PIXELS))
     counted = count_values(seen)
     try: values, reason = propose_values(counted)
-    except ValueError as error: return {}, [f"No thing is drawn: {error}."], []
+    except ValueError as error: return {}, [f"What is drawn cannot be told: {error}."], []
     share = (counted.groupby("value")["share"].sum() / counted["file"].nunique()).sort_values(ascending=False)
     by_value = counted.groupby("value")["file"]
     lines = [f"{value}: {share[value]:.1%} of the pixels, in {n} of {len(seen)} masks, the first of them {path.name}"
