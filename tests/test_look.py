@@ -1,5 +1,6 @@
 """`simseg look`: what it says of folders as other fields ship them, and that its proposals are read rightly. Every test
 draws its own few pictures."""
+import random
 import re
 import shutil
 from itertools import product
@@ -528,3 +529,30 @@ def test_of_many_large_pictures_a_sample_is_decoded_and_the_text_says_so(tmp_pat
 def test_the_same_is_said_twice(tmp_path):
     cityscapes(tmp_path)
     assert look(tmp_path).text == look(tmp_path).text
+
+
+def draw_any(rng: random.Random, folder):
+    "Images and masks of any mode, size and format under names that may pair, some of them damaged."
+    folders = rng.choice([("images", "masks"), ("a", "b"), (".", "."), ("x/y", "x/z"), ("t/1", "t/2")])
+    for i, k in product(range(rng.choice([1, 2, 5, 9])), range(2)):
+        ending = rng.choice(["_m", ""] if k else [""]) + rng.choice([".png", ".tif", ".jpg", ".gif", ".bmp", ".webp"])
+        path = folder / folders[k] / f"{rng.choice(['', 'im', 'p1_'])}{i}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(rng.randrange(999)).integers(0, 255, (rng.choice([2, 17, 33]), 9, 3)).astype(np.uint8)
+        if k: pixels = (pixels > rng.choice([0, 128, 254])).astype(np.uint8) * np.uint8(rng.choice([1, 255]))
+        image = Image.fromarray(pixels).convert(rng.choice(["1", "L", "P", "RGB", "RGBA", "LA", "I", "F", "CMYK"]))
+        try: image.save(path)
+        except (OSError, ValueError): path.write_bytes(b"a mode that the format does not have")
+        if rng.random() < 0.15: path.write_bytes(path.read_bytes()[:rng.randrange(200)])
+
+
+def test_any_folder_is_told_about_and_what_is_proposed_parses(tmp_path):
+    rng = random.Random(0)
+    proposed = 0
+    for i in range(60):
+        draw_any(rng, tmp_path / str(i))
+        seen = look(tmp_path / str(i))
+        if not seen.proposed: continue
+        for file in seen.write(): proposed += read_description(file).images != []
+        assert "says:" in look(tmp_path / str(i)).text
+    assert proposed > 50
