@@ -412,7 +412,8 @@ def test_masks_without_a_thing_are_no_photos(value, tmp_path):
         save(np.full((SIDE, SIDE), value, np.uint8), tmp_path / f"masks/{i}.png")
     seen = look(tmp_path)
     assert "masks: masks/{name}.png" in seen.proposed[FILE]
-    assert ("What is drawn cannot be told: all masks are 0" if value == 0 else "255 covers 100% of the pixels") in seen.text
+    sentence = "What is drawn cannot be told: all masks are 0" if value == 0 else "255 covers 100% of the pixels"
+    assert sentence in seen.text
 
 
 def test_masks_that_no_photo_has_are_not_pretrained_on(tmp_path):
@@ -538,7 +539,8 @@ def draw_any(rng: random.Random, folder):
         ending = rng.choice(["_m", ""] if k else [""]) + rng.choice([".png", ".tif", ".jpg", ".gif", ".bmp", ".webp"])
         path = folder / folders[k] / f"{rng.choice(['', 'im', 'p1_'])}{i}{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(rng.randrange(999)).integers(0, 255, (rng.choice([2, 17, 33]), 9, 3)).astype(np.uint8)
+        shape = (rng.choice([2, 17, 33]), 9, 3)
+        pixels = np.random.default_rng(rng.randrange(999)).integers(0, 255, shape).astype(np.uint8)
         if k: pixels = (pixels > rng.choice([0, 128, 254])).astype(np.uint8) * np.uint8(rng.choice([1, 255]))
         image = Image.fromarray(pixels).convert(rng.choice(["1", "L", "P", "RGB", "RGBA", "LA", "I", "F", "CMYK"]))
         try: image.save(path)

@@ -305,7 +305,7 @@ FIRST = {
 }
 
 
-@pytest.mark.parametrize("first", FIRST)
+@pytest.mark.parametrize("first", [pytest.param("the command", marks=pytest.mark.slow), "the function"])
 def test_an_export_is_the_first_thing_that_a_process_does(first, model, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", FIRST[first], model, tmp_path / "model.onnx"]

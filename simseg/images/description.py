@@ -22,7 +22,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from ..base.files import read_typed_yaml, short_path
 from ..base.parameters import check_known
-from .cache import ENDINGS, FOREIGN, UnreadableImage, find_image_files, open_image, printable, visible_files
+from .cache import (ENDINGS, FOREIGN, UnreadableImage, find_image_files, open_image, printable,
+                                 visible_files)
 from .masks import MOST_CLASSES, _written, looks_like_mask, mask_values, parse_values, values_line
 
 # %% ../../nbs/images/description.ipynb #04adc725
@@ -67,7 +68,7 @@ class Description(BaseModel, extra="forbid", frozen=True):
     def groups_are_captured(cls, value):
         try: captures = 1 if value in ("", "folder") else re.compile(value).groups
         except re.error as error: raise ValueError(f"this is no regular expression: {error}") from error
-        if captures != 1: raise ValueError(r'write one pair of brackets round what names a group, as in "(patient\d+)_"')
+        if captures != 1: raise ValueError(r'put brackets round what names a group, once, as in "(patient\d+)_"')
         return value
 
 
@@ -90,10 +91,10 @@ def read_description(file: Path) -> Description:  # its root, and a hub's folder
     for key in ("images", "masks"):
         for pattern in getattr(description, key):
             if "{name}" not in pattern:
-                raise ValueError(f"{places[key,]}: {pattern} has no {{name}}; write it as {key}/{{name}}.png, so that an "
-                                 "image can be paired with its mask.")
+                raise ValueError(f"{places[key,]}: {pattern} has no {{name}}; write it as {key}/{{name}}.png, so that "
+                                 "an image can be paired with its mask.")
     if description.border is not None and len(parse_values(description.values or {"thing": [1]}).names) > 1:
-        raise ValueError(f"{places['border',]}: `border` is the edge of one thing; with several, name its value ignore.")
+        raise ValueError(f"{places['border',]}: `border` is the edge of one thing; of several, name its value ignore.")
     if description.mask and not description.values:
         raise ValueError(f"{places['mask',]}: what the masks hold is to be said, such as values: {{cell: 255}}.")
     root = os.path.abspath(file.parent / Path(description.root).expanduser())
@@ -176,13 +177,13 @@ def find_files(description: Description, where: str) -> Files:  # `where` names 
     for key, of_name in named.items():
         patterns = getattr(description, key)
         if patterns and not of_name:
-            raise FileNotFoundError(f"{where}: no image fits {key}: {', '.join(patterns)}; below {root} are {len(paths)} "
-                                    f"images{', such as ' + min(paths) if paths else ''}.")
+            raise FileNotFoundError(f"{where}: no image fits {key}: {', '.join(patterns)}; below {root} are "
+                                    f"{len(paths)} images{', such as ' + min(paths) if paths else ''}.")
         united = key == "masks" and any(map(is_united, patterns))
         for name, files in of_name.items():
             if len(files) > 1 and not united:
-                raise ValueError(f"{where}: {files[0]} and {files[1]} have the same name, {name}; rename one, or write **/ "
-                                 "in all patterns where folders hold the same names.")
+                raise ValueError(f"{where}: {files[0]} and {files[1]} have the same name, {name}; rename one, or write "
+                                 "**/ in all patterns where folders hold the same names.")
     images = {name: files[0] for name, files in named["images"].items()}
     masks = named["masks"]
     bare = [name for name in images if description.masks and name not in masks]
@@ -238,17 +239,19 @@ def propose_values(counted: pd.DataFrame) -> tuple[dict, str]:  # as for `values
         values = [float(value) for value in held]
         whole = counted[~black].groupby("file").size().max()
         edges = counted.assign(number=counted["value"].astype(float))
-        extreme = edges[(edges["number"] < 32) | (edges["number"] > max(values) - 32)]["share"].sum() / edges["share"].sum()
+        at_an_end = (edges["number"] < 32) | (edges["number"] > max(values) - 32)
+        extreme = edges[at_an_end]["share"].sum() / edges["share"].sum()
         if max(values) <= 255 and max(values) >= 128 and whole > 20 and extreme > 0.9:
             return {"thing": ["above 127"]}, f"{said}: soft edges or JPEG compression"
         if max(values) <= 1: return {"thing": ["above 0.5"]}, f"{said}: soft edges"
         if not _are_classes(edges[~black]): return {"thing": ["above 0"]}, f"{said}: a number for each thing"
     ignored = held[-1] == "255" and len(held) > 1 and int(held[-2]) < 128
     if len(numbers) < len(held):  # a grey mask among coloured ones
-        held = list(dict.fromkeys(value if value[0] == "#" else _written(int(value) * 0x010101, True) for value in held))
+        held = [value if value[0] == "#" else _written(int(value) * 0x010101, True) for value in held]
+        held = list(dict.fromkeys(held))
     if len(held) > MOST_CLASSES or max(map(len, held)) > len("#ffffff"):
-        raise ValueError(f"the masks hold {len(held)} colours, too many or too deep for classes; save them all alike, with "
-                         "8 bits and without soft edges")
+        raise ValueError(f"the masks hold {len(held)} colours, too many or too deep for classes; save them all alike, "
+                         "with 8 bits and without soft edges")
     names = [f"class_{i}" for i in range(1, len(held) + 1)]
     if ignored: names[-1] = "ignore"
     return {name: [_typed(value)] for name, value in zip(names, held)}, said
@@ -278,8 +281,8 @@ def _plain_labelled(folder: Path) -> Description:
     for other in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
         files = [] if other.name in ("images", "masks") else visible_files(other)
         if masks_among([path for path in files if path.suffix.lower() in ENDINGS]):
-            raise ValueError(f"{folder} holds masks/ and {other.name}/, which looks like masks too; say which are meant in "
-                             f"{folder / FILE}: simseg look {folder} proposes one.")
+            raise ValueError(f"{folder} holds masks/ and {other.name}/, which looks like masks too; say which are meant "
+                             f"in {folder / FILE}: simseg look {folder} proposes one.")
     masks = [path for files in find_files(plain, str(folder)).masks.values() for path in files]
     try: values, reason = propose_values(count_values(masks))
     except ValueError as error: raise ValueError(f"{folder}: {error}.") from error
@@ -303,8 +306,8 @@ def _check_black(masks: list[Path]):
         palette = np.reshape(mask.getpalette("RGB"), (-1, 3)).sum(1)
         thing = max(value for _, value in held)
         if palette[0] > palette[thing]:
-            raise ValueError(f"The palette of {path} shows 0 lighter than {thing}, so which is the thing is to be said in "
-                             f"{FILE}: values: {{thing: {thing}}}, or values: {{thing: 0, background: {thing}}}.")
+            raise ValueError(f"The palette of {path} shows 0 lighter than {thing}, so which is the thing is to be said "
+                             f"in {FILE}: values: {{thing: {thing}}}, or values: {{thing: 0, background: {thing}}}.")
 
 
 def describe_folder(folder: Path) -> Description:  # its root as a whole path
@@ -319,10 +322,11 @@ def describe_folder(folder: Path) -> Description:  # its root as a whole path
     for place in sorted({place for path in files for place in path.parents if place.is_relative_to(folder)}):
         if (place / FILE).is_file() or (place / "masks").is_dir():
             raise ValueError(f"{folder} holds a labelled set in {place}, whose masks and test images are not to be "
-                             "pretrained on; give a folder of photos alone, or that set itself.")
+                             "pretrained on; give a folder of photos alone, or that set itself, or say what all of it "
+                             f"is in {folder / FILE}: simseg look {folder} proposes one.")
     masks = masks_among(files)
     if masks:
-        raise ValueError(f"{masks[0]} looks like a mask, and masks are not to be pretrained on. If {folder} is a labelled "
-                         f"set, say what it holds in {folder / FILE}: simseg look {folder} proposes one. If all images are "
-                         "photos, write there: images: \"**/{name}.*\"")
+        raise ValueError(f"{masks[0]} looks like a mask, and masks are not to be pretrained on. If {folder} is a "
+                         f"labelled set, say what it holds in {folder / FILE}: simseg look {folder} proposes one. If all "
+                         "images are photos, write there: images: \"**/{name}.*\"")
     return Description(root=str(folder), images="**/{name}.*")
