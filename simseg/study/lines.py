@@ -68,24 +68,22 @@ class Pace:
 
 
 GUESS = {"simclr": Pace(0.013, 0.5), "unet": Pace(0.025, 0.7)}  # a ResNet-18 at 64 px, on a core
-START = 10.0  # seconds until a job has started, and reads its images
+START = 10.0  # seconds until a job has started and read its images: two processes that import torch
 
 
-def describe_paces(paces: dict, start: float) -> str:  # stage → Pace; seconds until a job has started
+def describe_paces(paces: dict[str, Pace]) -> str:  # by stage
     "Return measured paces as `read_paces` reads them in a study file."
     stages = [f"{stage} {pace.image:.4g} s an image and {pace.epoch:.3g} s an epoch" for stage, pace in paces.items()]
-    return f"# Timed: {', '.join(stages)}; {start:.3g} s until a job has started."
+    return f"Timed: {', '.join(stages)}."
 
 
-def read_paces(text: str) -> tuple[dict, float]:
-    "Return the paces and the start of jobs that a study file tells, or else the guess."
+def read_paces(text: str) -> dict[str, Pace]:
+    "Return the paces that a study file tells, or else the guess."
     found = re.findall(r"(\w+) ([\d.e-]+) s an image and ([\d.e-]+) s an epoch", text)
-    start = re.search(r"([\d.]+) s until a job", text)
-    paces = {stage: Pace(float(image), float(epoch)) for stage, image, epoch in found}
-    return GUESS | paces, float(start[1]) if start else START
+    return GUESS | {stage: Pace(float(image), float(epoch)) for stage, image, epoch in found}
 
 
-def run_seconds(run: Run, images: int, paces: dict, start: float, done: int | None = None) -> float:
+def run_seconds(run: Run, images: int, paces: dict[str, Pace], start: float, done: int | None = None) -> float:
     "Return how long a run takes from its start, or with epochs that are `done`, from there on."
     if run.stage == "evaluation": return start + images * paces["unet"].image / 2
     pace = paces[run.stage]
@@ -206,14 +204,14 @@ class StudyLines(logging.Handler):
     def remaining(self) -> str:  # ", about 12 minutes left"; empty before anything was measured
         "Return how long the study will still take, in words."
         if not self.paces: return ""
-        paces, start = self.prior
+        paces = self.prior
         measured = {}
         for stage in paces:
             of_stage = [pace for run, pace in self.paces.items() if run.stage == stage]
             if of_stage: measured[stage] = Pace(mean(p.image for p in of_stage), mean(p.epoch for p in of_stage))
         slower = mean(measured[stage].image / paces[stage].image for stage in measured)
         paces = {stage: Pace(slower * pace.image, slower * pace.epoch) for stage, pace in paces.items()} | measured
-        start = mean(self.tests) if self.tests else start
+        start = mean(self.tests) if self.tests else START
         running = {job["run"]: job for job in map(self.jobs.get, self.running)}
         seconds = {}
         for run, (images, _) in self.counted.items():

@@ -21,6 +21,7 @@ from ..study.files import begun_file, begun_study
 from ..study.results import current_runs, failed_and_stale, study_progress
 from ..evidence.record import record_study
 from ..report import write_report_html
+from .new import new_study
 from .predict import export_onnx, predict_files
 
 # %% ../../nbs/tools/command.ipynb #fb5c726d
@@ -136,6 +137,17 @@ def _cache(args):
     print(f"{sets['MB'].sum():,.1f} MB {'cleared from' if args.clear is not None else 'in'} {cache_dir()}")
 
 # %% ../../nbs/tools/command.ipynb #32179b0a
+@_command({
+    "name": dict(metavar="NAME", help="of the study: params/NAME.yaml is written"),
+    "photos": dict(type=_path, metavar="PHOTOS", help="folder of images without masks"),
+    "labelled": dict(type=_path, metavar="LABELLED", help="folder of images with masks; simseg look proposes its data.yaml"),
+    "--blocks": dict(type=int, default=0, metavar="N", help="repeats, each with its own draw of masks (default 5; 1 for a first look)"),
+})
+def _new(args):
+    "Look at two sets, say what a study of them will cost, and write its file."
+    new_study(args.name, os.path.abspath(args.photos), os.path.abspath(args.labelled), args.blocks)
+
+
 @_command(STUDY | {"--watch": dict(action="store_true", help="go on until the study is done")})
 def _status(args):
     "Print how each run of a study stands."
