@@ -337,4 +337,4 @@ def test_own_data_runs_on_any_two_folders(checkout, tmp_path):
     assert (checkout / "outputs" / "mine-first-look" / "report.html").is_file()
     assert not (checkout / "outputs" / "tutorial").exists()
     study = check_study(yaml.safe_load((checkout / "params" / "mine.yaml").read_text()))
-    assert study["name"] == "mine" and len(study_cells(study)) == 12
+    assert study["name"] == "mine" and len(study_cells(study)) == 10  # five blocks of two ways to start
