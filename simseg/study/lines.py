@@ -17,7 +17,8 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
+from datetime import datetime
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import mean
 
@@ -25,7 +26,7 @@ import psutil
 
 from ..base.files import read_json, resolve_path
 from ..images.data import known_images, split_data, split_unlabelled
-from ..images.sets import SYNTHETIC, load_pairs, load_unlabelled
+from ..images.sets import load_pairs, load_unlabelled
 from .batch import BY_HAND, STOPPED, STOPS
 from .grid import Run, study_runs
 from .results import read_history
@@ -33,28 +34,23 @@ from .results import read_history
 # %% ../../nbs/study/lines.ipynb #9f64f7fe
 def count_images(study: dict) -> dict[Run, tuple[int, int]]:
     "Return how many rows an epoch of each run has, and how many images they show; an evaluation has its test images."
-    sets = {}
-
-    def load(loader, params, dataset):
-        of_all = ("image_size", "data_root") + ("max_images",) * (dataset == params["dataset"])
-        key = (loader, dataset, *(params[name] for name in of_all))
-        if key not in sets: sets[key] = loader(dataset, **{name: params[name] for name in of_all})
-        return sets[key]
-
+    pairs = lru_cache(load_pairs)
+    photos = lru_cache(load_unlabelled)
     counted = {}
     for run in study_runs(study):
         params = run.at("unet").params if run.stage == "evaluation" else run.params
+        size = (params["image_size"], params["data_root"])
+        split = (params["split"], params["split_seed"])
         if run.stage == "simclr":
             tested = None
-            if params["leave_out"] not in ("", *SYNTHETIC):
-                labelled = load(load_pairs, params, params["leave_out"])
-                tested = known_images(labelled, split_data(labelled, 0.8, params["split"], params["split_seed"]).test)
-            data = load(load_unlabelled, params, params["dataset"])
-            rows = split_unlabelled(data, params["max_images"], params["val_fraction"], params["split"],
-                                    params["split_seed"], tested).train
+            if params["leave_out"]:
+                labelled = pairs(params["leave_out"], *size)
+                tested = known_images(labelled, split_data(labelled, 0.8, *split).test)
+            data = photos(params["dataset"], *size, params["max_images"])
+            rows = split_unlabelled(data, params["max_images"], params["val_fraction"], *split, tested).train
         else:
-            data = load(load_pairs, params, params["dataset"])
-            part = split_data(data, params["label_ratio"], params["split"], params["split_seed"], params["label_seed"])
+            data = pairs(params["dataset"], *size, params["max_images"])
+            part = split_data(data, params["label_ratio"], *split, params["label_seed"])
             rows = part.train if run.stage == "unet" else part.test
         counted[run] = (len(rows), len({data.ids[row] for row in rows}))  # a picture of several tiles is one
     return counted
@@ -90,7 +86,7 @@ def run_seconds(run: Run, images: int, paces: dict[str, Pace], start: float, don
     return start * (done is None) + (run.params["epochs"] - (done or 0)) * (pace.epoch + images * pace.image)
 
 
-def time_left(seconds: dict[Run, float], at_once: int) -> float:  # of each run that is not finished; how many run at a time
+def time_left(seconds: dict[Run, float], at_once: int) -> float:  # of runs that are not finished; jobs at a time
     "Return how long runs take together: as their sum says, or at least as long as the longest chain."
     chains = [sum(seconds.get(part, 0.0) for part in run.chain) for run in seconds]
     return max([sum(seconds.values()) / at_once, *chains])
@@ -99,9 +95,8 @@ def time_left(seconds: dict[Run, float], at_once: int) -> float:  # of each run 
 def duration(seconds: float) -> str:
     "Return a length of time in words."
     minutes = seconds / 60
-    if minutes < 1.5: return "about a minute"
-    if minutes < 90: return f"about {round(minutes) if minutes < 10 else 5 * round(minutes / 5)} minutes"
-    return f"about {minutes / 60:.1f} hours" if minutes < 600 else f"about {round(minutes / 60)} hours"
+    if minutes >= 90: return f"about {minutes / 60:.1f} hours"
+    return f"about {max(1, round(minutes) if minutes < 10 else 5 * round(minutes / 5))} min"
 
 # %% ../../nbs/study/lines.ipynb #4b40e752
 EVERY = 10  # seconds between two looks at what is running, or
@@ -118,23 +113,22 @@ class StudyLines(logging.Handler):
     def __init__(self, say=partial(print, flush=True)):
         super().__init__()
         self.say = say  # called with each line
-        self.jobs = {}  # job id → its stage, folder, run, and when it began
+        self.jobs = {}  # job id → stage, folder, run, and when it began
         self.running = []  # job ids
         self.left = {}  # stage → runs that have not ended
-        self.ended = 0
-        self.at_once = 1  # as many as have run at a time
+        self.at_once = 1  # most jobs that ran at a time
         self.counted = {}  # as `count_images` gives
-        self.paces = {}  # run → what was measured while it ran
-        self.prior = read_paces("")
+        self.prior = GUESS  # stage → Pace, before anything is measured
+        self.paces = {}  # run → Pace, as measured
         self.tests = []  # seconds of each evaluation
-        self.shown = {}  # folder → epoch that a line was printed of
+        self.shown = {}  # run → epoch that a line told of
         self.stopped = False  # by hand
 
-    def begin(self, study: dict, text: str):  # as the study file has it
-        "Load all sets once, print what will run, and from then on how far it is; raise `ValueError` for a set that is wrong."
+    def begin(self, study: dict, text: str):  # and what its file says
+        "Load all sets, print what will run, and from then on how far it is; raise `ValueError` for a wrong set."
         self.counted = count_images(study)
         self.prior = read_paces(text)
-        parts = [f"{n} {STAGE_NAMES[stage]}{'s' * (n > 1)}" for stage in STAGE_NAMES if (n := self.left.get(stage, 0))]
+        parts = [f"{n} {STAGE_NAMES[stage]}{'s' * (n > 1)}" for stage, n in self.left.items()]
         expected = re.findall(r"^# (Expected: .*)", text, re.M)
         self.say(" ".join([f"Study {study['name']}: {', '.join(parts)}.", *expected]))
         threading.Thread(target=self.watch, daemon=True).start()
@@ -144,14 +138,13 @@ class StudyLines(logging.Handler):
         began = time.monotonic()
         while not self.stopped:
             time.sleep(max(EVERY, SHARE * (time.monotonic() - began)))
-            with self.lock:
-                if not self.stopped: self.look()
+            with self.lock: self.look()
 
     def emit(self, record: logging.LogRecord):
         "Follow Snakemake's events."
         event = getattr(record, "event", None)
         kind = event.name if event else ""
-        if kind == "RUN_INFO": self.left = {stage: n for stage, n in record.stats.items() if stage != "total"}
+        if kind == "RUN_INFO": self.left = {stage: n for stage, n in record.stats.items() if stage in STAGE_NAMES}
         elif kind == "JOB_INFO":
             folder = Path(record.log[0]).parent
             run = next((run for run in self.counted if run.folder == resolve_path(folder)), None)
@@ -162,64 +155,59 @@ class StudyLines(logging.Handler):
         elif kind == "JOB_ERROR": self.end(record.jobid, failed=True)
         elif "Nothing to be done" in record.getMessage(): self.say("Nothing to be done: every run is finished.")
 
-    def name(self, run: Run | None) -> str:  # "own photos · 60 masks · block 2"
+    def name(self, run: Run | None) -> str:  # "own photos · 60 masks · block 2"; empty for the report
         "Return a run as a person calls it."
         if run is None: return ""
         way = run.label.replace("_", " ")
         if run.stage == "simclr":
-            seeds = list(dict.fromkeys(other.seed for other in self.counted if other.stage == "simclr"))
+            seeds = [other.seed for other in self.counted if (other.stage, other.start) == ("simclr", run.start)]
             return f"{way} · pretraining {seeds.index(run.seed) + 1}"
         seeds = run.study["seeds_at"].get(run.ratio, run.study["seeds"])
         return f"{way} · {self.counted[run.at('unet')][1]} masks · block {seeds.index(run.seed) + 1}"
 
     def epochs_done(self, job: dict) -> int | None:  # None before a run has written how it stands
-        "Return how far a running job is, and keep its pace."
-        file = job["folder"] / "state.json"
-        try: state = read_json(file) if file.stat().st_mtime > job["began"] else {}
-        except (OSError, ValueError): return None
-        if state.get("state") != "running" or "epoch" not in state: return None
+        "Return how far a running job is, and measure its pace."
+        try: state = read_json(job["folder"] / "state.json")
+        except (OSError, ValueError): state = {}
+        when = datetime.fromisoformat(state.get("when", "1970-01-01T00:00:00+00:00")).timestamp()
+        if state.get("state") != "running" or when < job["began"] - 1 or "epoch" not in state: return None
         history = read_history(job["run"])
         if "seconds" in state and len(history):
             image = 1 / history["images_per_second"].iloc[-1]
-            trained = self.counted[job["run"]][0] * image
-            self.paces[job["run"]] = Pace(image, max(0.0, state["seconds"] - trained))
+            self.paces[job["run"]] = Pace(image, max(0.0, state["seconds"] - self.counted[job["run"]][0] * image))
         return state["epoch"]
 
     def look(self):
         "Print a line for each of the first running jobs that has come farther."
         lines = []
-        for job in [self.jobs[number] for number in self.running]:
-            done = self.epochs_done(job) if job["run"] else None
-            if not done or len(lines) == AT_MOST or self.shown.get(job["folder"]) == done: continue
-            self.shown[job["folder"]] = done
-            row = read_history(job["run"]).iloc[-1]
-            params = job["run"].params
-            figure = f"IoU {row.get('val_iou', 0):.2f}"
-            if job["run"].stage == "simclr":
-                figure = f"loss {row['loss']:.2f} (guessing: {math.log(2 * params['batch_size'] - 1):.2f})"
-            lines.append(f"{'':11}{self.name(job['run'])}: epoch {done} of {params['epochs']}, {figure}")
-        if lines: lines[-1] += self.remaining()
+        for job in map(self.jobs.get, self.running):
+            run = job["run"]
+            done = self.epochs_done(job) if run else None
+            if not done or done == self.shown.get(run) or len(lines) == AT_MOST: continue
+            self.shown[run] = done
+            row = read_history(run).iloc[-1]
+            if run.stage == "unet": figure = f"IoU {row['val_iou']:.2f}"
+            else: figure = f"loss {row['loss']:.2f} (guessing: {math.log(2 * run.params['batch_size'] - 1):.2f})"
+            lines.append(f"{'':11}{self.name(run)}: epoch {done} of {run.params['epochs']}, {figure}")
+        if lines: lines[-1] += self.time_left()
         for line in lines: self.say(line)
 
-    def remaining(self) -> str:  # ", about 12 minutes left"; empty before anything was measured
+    def time_left(self) -> str:  # "; about 12 min left"; empty before anything was measured
         "Return how long the study will still take, in words."
         if not self.paces: return ""
-        paces = self.prior
-        measured = {}
-        for stage in paces:
-            of_stage = [pace for run, pace in self.paces.items() if run.stage == stage]
-            if of_stage: measured[stage] = Pace(mean(p.image for p in of_stage), mean(p.epoch for p in of_stage))
-        slower = mean(measured[stage].image / paces[stage].image for stage in measured)
-        paces = {stage: Pace(slower * pace.image, slower * pace.epoch) for stage, pace in paces.items()} | measured
-        start = mean(self.tests) if self.tests else START
+        paces = {}
+        for stage in self.prior:
+            own = [pace for run, pace in self.paces.items() if run.stage == stage]
+            if own: paces[stage] = Pace(mean(pace.image for pace in own), mean(pace.epoch for pace in own))
+        slower = mean(pace.image / self.prior[stage].image for stage, pace in paces.items())
+        paces = {stage: Pace(slower * pace.image, slower * pace.epoch) for stage, pace in self.prior.items()} | paces
+        start = mean(self.tests or [START])
         running = {job["run"]: job for job in map(self.jobs.get, self.running)}
-        seconds = {}
-        for run, (images, _) in self.counted.items():
-            if (run.folder / "results.sha256").exists() and run not in running: continue
-            done = self.epochs_done(running[run]) if run in running else None
-            seconds[run] = run_seconds(run, images, paces, start, done)
-        for stage, n in Counter(run.stage for run in seconds).items():  # finished runs that run again are not seen here
-            for run in seconds: seconds[run] *= self.left.get(stage, n) / n if run.stage == stage else 1
+        done = {run: self.epochs_done(job) for run, job in running.items() if run}
+        seconds = {run: run_seconds(run, rows, paces, start, done.get(run)) for run, (rows, _) in self.counted.items()
+                   if run in running or not (run.folder / "results.sha256").exists()}
+        of_stage = Counter(run.stage for run in seconds)
+        for run in seconds: seconds[run] *= self.left[run.stage] / of_stage[run.stage]  # where finished runs run again
         return f"; {duration(time_left(seconds, self.at_once) + start * self.left.get('report', 0))} left"
 
     def end(self, number: int, failed: bool):
@@ -227,10 +215,10 @@ class StudyLines(logging.Handler):
         job = self.jobs[number]
         self.running.remove(number)
         self.left[job["stage"]] -= 1
-        self.ended += 1
+        ended = len(self.jobs) - len(self.running)
         if job["stage"] == "evaluation": self.tests.append(time.time() - job["began"])
-        line = f"{self.ended:>4}/{self.ended + sum(self.left.values())}  {STAGE_NAMES[job['stage']]:<11}  "
-        line += f"{self.name(job['run']):<42}"
+        ahead = sum(self.left.values())
+        line = f"{ended:>4}/{ended + ahead}  {STAGE_NAMES[job['stage']]:<11}  {self.name(job['run']):<42}"
         if failed and self.stopped: line += "  stopped"
         elif failed:
             log = job["folder"] / "log.txt"
@@ -240,8 +228,7 @@ class StudyLines(logging.Handler):
             file = job["folder"] / "metrics.json"
             metrics = read_json(file) if file.is_file() else {}
             figures = [f"{words} {metrics[key]:.3f}" for key, words in FIGURES.items() if metrics.get(key) is not None]
-            line += f"  {(figures or [''])[0]}"
-            if sum(self.left.values()): line += self.remaining()
+            line += f"  {(figures or [''])[0]}" + self.time_left() * (ahead > 0)
         self.say(line.rstrip())
 
     def stop(self, *_):
