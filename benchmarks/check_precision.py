@@ -19,7 +19,7 @@ from simseg.base.parameters import make_accelerator, parameter_defaults
 from simseg.evaluation import run_evaluation
 from simseg.base.run import provenance
 from simseg.simclr import run_simclr
-from simseg.evidence.comparisons import seed_interval
+from simseg.evidence.statistics import block_interval
 from simseg.unet import run_unet
 
 METRICS = ["nt_xent", "iou", "f1", "bce_loss", "accuracy"]
@@ -62,7 +62,7 @@ def compare(runs: pd.DataFrame, metric: str) -> dict:
     "Means and standard deviations over the seeds, and the mean difference with its interval."
     values = runs.pivot(index="seed", columns="precision", values=metric)
     difference = values["bf16"] - values["fp32"]
-    low, high = seed_interval(difference.to_numpy())
+    low, high, _ = block_interval(difference)
     row = {"metric": metric}
     for precision in ("fp32", "bf16"):
         row[precision] = f"{values[precision].mean():.4f} ± {values[precision].std():.4f}"

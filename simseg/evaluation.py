@@ -11,32 +11,40 @@ __all__ = ['model_dir', 'dataset', 'data_root', 'max_images', 'border', 'split',
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from .base.files import read_csv, read_json, resolve_path, write_atomic, write_csv
 from .base.parameters import check_range
 from .base.run import RunFolder, file_fingerprint
-from .images.data import ImageData, is_known, read_known, split_data
+from .images.data import SHOWN, ImageData, is_known, read_known, split_data
 from .images.masks import class_names, make_targets
 from .images.sets import load_pairs
+from .images.tiles import cut_squares
 from .images.drawing import overlay_batch, paint_classes, show_images
 from .learning.metrics import check_threshold, class_stats, decide_classes, image_ious, probabilities, summarise
-from .unet import TEST_SET, count_images, load_model, predict_batches
+from .unet import TEST_SET, count_images, count_pictures, load_model, predict_batches, predict_pictures
 
 # %% ../nbs/4_evaluation.ipynb #1fc0d819
-def find_objects(model: torch.nn.Module, data: ImageData, indices: np.ndarray, accelerator, threshold: float):
-    "Return what a model calls each pixel, as an array (N, S, S): bool, or numbers of classes."
-    batches = predict_batches(model, torch.from_numpy(data.images), torch.as_tensor(indices), accelerator)
-    logits = torch.cat([logits for _, logits in batches])
-    return decide_classes(probabilities(logits), threshold).cpu().numpy()
+def find_objects(model: torch.nn.Module, settings: dict, data: ImageData, indices: np.ndarray, accelerator,
+                 threshold: float) -> np.ndarray:
+    "Return what a model calls each pixel of pictures as they are shown, (N, S, S): bool, or numbers of classes."
+    if not data.tile:
+        batches = predict_batches(model, torch.from_numpy(data.images), torch.as_tensor(indices), accelerator)
+        logits = torch.cat([logits for _, logits in batches])
+        return decide_classes(probabilities(logits), threshold).cpu().numpy()
+    predicted = predict_pictures(model, data, indices, settings, accelerator)
+    found = [decide_classes(probabilities(logits), threshold)[0].byte().cpu().numpy() for *_, logits in predicted]
+    shown = np.concatenate([cut_squares(Image.fromarray(numbers), SHOWN, 0) for numbers in found])
+    return shown if data.classes else shown.astype(bool)
 
 
-def show_overlays(model: torch.nn.Module, data: ImageData, ious: pd.Series, indices: np.ndarray, accelerator,
-                  border: str = "pet", threshold: float = 0.5):
+def show_overlays(model: torch.nn.Module, settings: dict, data: ImageData, ious: pd.Series, indices: np.ndarray,
+                  accelerator, border: str = "pet", threshold: float = 0.5):
     "Return a figure with each image above its overlay; with several classes, above its truth and what was found."
-    found = find_objects(model, data, indices, accelerator, threshold)
-    targets = make_targets(torch.from_numpy(data.masks[indices]), border)[:, 0].numpy()
+    images, masks = data.squares(indices)
+    found = find_objects(model, settings, data, indices, accelerator, threshold)
+    targets = make_targets(torch.from_numpy(masks), border)[:, 0].numpy()
     labels = [f"{data.names[i]}\nIoU {iou:.2f}" for i, iou in zip(indices, ious)]
-    images = data.images[indices]
     names = class_names(data.classes)
     if names: below = [paint_classes(images, numbers, names) for numbers in (targets, found)]
     else: below = [overlay_batch(images, found, targets)]
@@ -55,6 +63,10 @@ def check_unseen(params: dict, preprocessing: dict, data: ImageData, test: np.nd
     if class_names(data.classes) != class_names(told):
         raise ValueError(f"The model tells {told or 'one thing from its background'}, the masks hold "
                          f"{data.classes or 'one thing and its background'}; evaluate it on masks of the same classes.")
+    tile = preprocessing.get("tile", 0)
+    if tile and not data.tile:
+        raise ValueError(f"The model learnt from tiles of {tile} pixels, and {params['dataset']} is squeezed; write "
+                         f"tile: {tile} into its description.")
     for part in ("learnt_from", "pretrained_on"):
         known = read_known(resolve_path(params["model_dir"]) / f"{part}.safetensors")
         seen = [] if known is None else test[is_known(data, test, known)]
@@ -75,15 +87,17 @@ def run_evaluation(params: dict) -> tuple[dict, pd.DataFrame]:  # the metrics, a
     with RunFolder("evaluation", params) as run:
         model, preprocessing = load_model(params["model_dir"])
         size = preprocessing["image_size"]
-        data = load_pairs(params["dataset"], size, params["data_root"], params["max_images"])
+        data = load_pairs(params["dataset"], size, params["data_root"], params["max_images"]).by_picture()
         test = split_data(data, 0.8, params["split"], params["split_seed"]).test
         check_unseen(params, preprocessing, data, test)
         run.claim(images=data.fingerprint, model=file_fingerprint(resolve_path(params["model_dir"])))
         if run.finished: return read_json(run.folder / "metrics.json"), read_csv(run.folder / "per_image.csv")
         run.describe(data.skipped, data.notes)
         decision = (run.accelerator, params["border"], params["threshold"])
-        pixels = (torch.from_numpy(data.images), torch.from_numpy(data.masks))
-        counts = count_images(model, *pixels, torch.from_numpy(test), *decision)
+        if data.tile: counts = count_pictures(model, data, test, preprocessing, *decision)
+        else:
+            pixels = (torch.from_numpy(data.images), torch.from_numpy(data.masks))
+            counts = count_images(model, *pixels, torch.from_numpy(test), *decision)
         metrics = summarise(counts, data.classes)
         names = class_names(data.classes)
         tp, _, fn, _ = class_stats(counts)
@@ -99,7 +113,7 @@ def run_evaluation(params: dict) -> tuple[dict, pd.DataFrame]:  # the metrics, a
         write_csv(run.folder / "per_image.csv", counts)
         some = np.random.default_rng(params["seed"]).choice(len(test), min(8, len(test)), replace=False)
         for name, rows in {"overlays": np.sort(some), "worst": counts["iou"].argsort().to_numpy()[:8]}.items():
-            figure = show_overlays(model, data, counts["iou"].iloc[rows], test[rows], *decision)
+            figure = show_overlays(model, preprocessing, data, counts["iou"].iloc[rows], test[rows], *decision)
             write_atomic(run.folder / f"{name}.png", lambda path: figure.savefig(path, dpi=110, bbox_inches="tight"))
             plt.close(figure)
         run.finish(metrics)

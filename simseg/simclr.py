@@ -290,7 +290,7 @@ class _Pretraining:
         self.data = load_unlabelled(params["dataset"], max_images=params["max_images"], **rest)
         self.began_with = {"images": self.data.fingerprint}
         if params["leave_out"] and params["leave_out"] not in SYNTHETIC:
-            labelled = load_pairs(params["leave_out"], **rest)
+            labelled = load_pairs(params["leave_out"], **rest).by_picture()
             tested = known_images(labelled, split_data(labelled, 0.8, params["split"], params["split_seed"]).test)
             self.began_with["left_out"] = labelled.fingerprint
         if params["start"] not in UNTRAINED:
@@ -336,8 +336,10 @@ def run_simclr(params: dict) -> list[dict]:  # parameters of 2_simclr → histor
         last = run.history[-1] if run.history else {}
         last = {name: value for name, value in last.items() if name not in ("epoch", "images_per_second")}
         accuracies = classify(begun.model.encoder, *begun.monitored, run.accelerator, probe=True)
-        run.finish({**last, **accuracies, "epochs": params["epochs"], "n_train": len(begun.part.train),
-                    "n_val": len(begun.part.val), "n_left_out": len(begun.part.test)})
+        counts = {f"n_{side}": begun.data.n_pictures(getattr(begun.part, part))
+                  for side, part in {"train": "train", "val": "val", "left_out": "test"}.items()}
+        if begun.data.tile: counts["n_tiles"] = len(begun.part.train)
+        run.finish({**last, **accuracies, "epochs": params["epochs"], **counts})
     return run.history
 
 # %% ../nbs/2_simclr.ipynb #18f1b0e3

@@ -7,8 +7,8 @@ __all__ = ['TrainingSet', 'TEST_SET', 'KEPT_EPOCH', 'dataset', 'data_root', 'max
            'label_seed', 'label_ratio', 'encoder', 'encoder_name', 'freeze_encoder', 'image_size', 'batch_size',
            'epochs', 'learning_rate', 'encoder_rate', 'schedule', 'loss', 'ema', 'keep', 'patience', 'augment',
            'consistency', 'seed', 'device', 'precision', 'compile', 'threads', 'tracker', 'stop_after', 'overwrite',
-           'out_dir', 'make_unet', 'predict_batches', 'count_images', 'split_batches', 'finetune', 'save_model',
-           'load_model', 'check_unet', 'run_unet']
+           'out_dir', 'make_unet', 'predict_batches', 'count_images', 'predict_whole', 'predict_pictures',
+           'count_pictures', 'split_batches', 'finetune', 'save_model', 'load_model', 'check_unet', 'run_unet']
 
 # %% ../nbs/3_unet.ipynb #57a9f778
 import contextlib
@@ -25,12 +25,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .base.files import read_json, resolve_path, write_atomic, write_json
 from .base.parameters import COMPILE, check_choice, check_range, compile_model, generator_for, progress, seed_for
 from .base.run import Checkpoint, Kept, RunFolder, check_finite, check_made, file_fingerprint
-from .images.data import known_images, read_known, save_known, split_data, take, to_device
+from .images.data import ImageData, known_images, read_known, save_known, split_data, take, to_device
 from .images.masks import BORDERS, make_targets, n_channels
 from .images.sets import load_pairs
+from .images.tiles import cut_squares, join_squares
 from .augmentations import normalise, random_pairs
 from .learning.encoders import UNTRAINED, check_encoder, check_weights, encoder_file, read_weights, start_from
-from .learning.metrics import LOSSES, count_batch, make_loss, summarise
+from .learning.metrics import LOSSES, count_batch, make_loss, probabilities, summarise
 from .learning.consistency import NONE_LEFT, Consistency, without_labels
 
 # %% ../nbs/3_unet.ipynb #70be7f14
@@ -60,8 +61,42 @@ def count_images(model: torch.nn.Module, images: torch.Tensor, masks: torch.Tens
                       for batch, logits in predict_batches(model, images, indices, accelerator)], ignore_index=True)
 
 # %% ../nbs/3_unet.ipynb #5c6cb2aa
-# uint8 images and trimaps, on the device or the CPU, and the indices of those for each purpose
-TrainingSet = namedtuple("TrainingSet", "images masks train val unlabelled", defaults=[None])
+@torch.no_grad()
+def predict_whole(model: torch.nn.Module, pictures: list, settings: dict, accelerator, batch_size: int = 64) -> list:
+    "Return probabilities (C, H, W) of RGB images of any size; the model's `settings` are `load_model`'s."
+    size = settings["image_size"]
+    tile = settings["tile"]
+    squares = [cut_squares(picture, size, tile) for picture in pictures]
+    pixels = torch.from_numpy(np.concatenate(squares)).permute(0, 3, 1, 2)
+    parts = []
+    for batch in pixels.split(batch_size):
+        with accelerator.autocast(): logits = model(normalise(batch.to(accelerator.device)))
+        parts.append(probabilities(logits.float()))
+    of_each = torch.cat(parts).split([len(each) for each in squares])
+    return [join_squares(each, *picture.size, tile) for each, picture in zip(of_each, pictures)]
+
+
+def predict_pictures(model: torch.nn.Module, data: ImageData, rows: np.ndarray, settings: dict, accelerator):
+    "Yield the image, the trimap (1, H, W) and logits (1, C, H, W) of some pictures of a set that is cut into tiles."
+    model.to(accelerator.device, memory_format=torch.channels_last).eval()
+    for row in progress(rows, desc="predicting"):
+        image, mask = data.read_whole(data.names[row])
+        (probability,) = predict_whole(model, [image], settings, accelerator)
+        logits = probability.logit(1e-7) if len(probability) == 1 else probability.clamp_min(1e-7).log()
+        yield image, torch.from_numpy(np.array(mask))[None].to(accelerator.device), logits[None]
+
+
+def count_pictures(model: torch.nn.Module, data: ImageData, rows: np.ndarray, settings: dict, accelerator,
+                   border: str = "pet", threshold: float = 0.5) -> pd.DataFrame:
+    "Predict and count whole pictures at their own pixels; return a row a picture, as `count_batch` gives."
+    predicted = predict_pictures(model, data, rows, settings, accelerator)
+    return pd.concat([count_batch(logits, make_targets(mask, border), threshold) for _, mask, logits in predicted],
+                     ignore_index=True)
+
+# %% ../nbs/3_unet.ipynb #73efaefb
+# uint8 images and trimaps, on the device or the CPU, and the indices of those for each purpose; where the images are
+# tiles, the set by its pictures, which are validated whole, and the indices of those are of this set
+TrainingSet = namedtuple("TrainingSet", "images masks train val unlabelled whole", defaults=[None, None])
 
 
 def split_batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
@@ -96,6 +131,7 @@ def finetune(model: torch.nn.Module, data: TrainingSet, params: dict, accelerato
     state = state or Checkpoint()
     first = state.resume(**parts, kept=kept)
     validated = average.module if average else model
+    settings = {"image_size": data.images.shape[-1], "tile": data.whole.tile if data.whole else 0}
     loss = make_loss(params["loss"])
     val_losses = [row["val_loss"] for row in state.history]
     for epoch in range(first, params["epochs"] + 1):
@@ -124,7 +160,9 @@ def finetune(model: torch.nn.Module, data: TrainingSet, params: dict, accelerato
         row = {"epoch": epoch, "loss": (torch.stack(losses).sum() / len(order)).item()}
         if params["consistency"]: row |= consistency.means()
         seconds = time.perf_counter() - start
-        metrics = summarise(count_images(validated, data.images, data.masks, data.val, accelerator, params["border"]))
+        if data.whole is None: counts = count_images(validated, *data[:2], data.val, accelerator, params["border"])
+        else: counts = count_pictures(validated, data.whole, data.val, settings, accelerator, params["border"])
+        metrics = summarise(counts)
         val_losses.append(sum(metrics[f"{part.__name__}_loss"] for part in LOSSES[params["loss"]]))
         row |= {"val_loss": val_losses[-1], "val_iou": metrics["iou"]}
         check_finite(row)
@@ -137,14 +175,16 @@ KEPT_EPOCH = {"best": "the epoch of the lowest validation loss", "last": "the la
 
 
 def save_model(model: torch.nn.Module, folder: str | Path, params: dict, known: dict | None = None,
-               metrics: dict | None = None, classes: str = "", overwrite: bool = False) -> Path:
+               metrics: dict | None = None, classes: str = "", tile: int = 0, overwrite: bool = False) -> Path:
     "Write `model/`: smp's config.json, model.safetensors and model card, preprocessing.json, which images it has seen."
     model = model.to("cpu", memory_format=torch.contiguous_format)
     model.config["encoder_weights"] = None  # else smp would download ImageNet's weights to open the model
     card = [Path(params["dataset"]).name] if "dataset" in params else []  # the card travels, so not where the data lie
     if "label_ratio" in params: card.append(f"{params['label_ratio']:.3g} of it labelled")
     if "keep" in params: card.append(KEPT_EPOCH[params["keep"]])
-    preprocessing = {"image_size": params["image_size"], "scaling": "imagenet", "classes": classes,
+    if tile: card.append(f"in tiles of {tile} px")
+    preprocessing = {"image_size": params["image_size"], **({"tile": tile} if tile else {}), "scaling": "imagenet",
+                     "classes": classes,
                      "trained_on": {name: params[name] for name in TEST_SET if name in params}}
 
     def write(path):
@@ -165,7 +205,8 @@ def load_model(model_dir: str | Path, image_size: int = 0) -> tuple[torch.nn.Mod
         raise FileNotFoundError(f"There is no model in {folder} (no config.json); give the model/ that 3_unet wrote.")
     check_made(folder)
     file = folder / "preprocessing.json"
-    settings = {"image_size": 0, "classes": ""} | (read_json(file, "copy the folder again") if file.is_file() else {})
+    settings = {"image_size": 0, "tile": 0, "classes": ""}
+    if file.is_file(): settings |= read_json(file, "copy the folder again")
     size = settings["image_size"] = image_size or settings["image_size"]
     if not size:
         raise ValueError(f"{folder} has no preprocessing.json, so say with image_size (--image-size) its side in px.")
@@ -214,9 +255,11 @@ def run_unet(params: dict) -> list[dict]:  # the history
         if run.finished: return run.history
         run.describe(data.skipped, data.notes)
         pixels = [to_device(array, run.accelerator.device) for array in (data.images, data.masks)]
-        indices = [torch.from_numpy(images) for images in (part.train, part.val, unlabelled)]
+        val = np.unique(data.pictures[part.val]) if data.tile else part.val
+        indices = [torch.from_numpy(images) for images in (part.train, val, unlabelled)]
+        whole = data.by_picture() if data.tile else None
         kept = Kept(params["keep"])
-        run.fit(finetune(model, TrainingSet(*pixels, *indices), params, run.accelerator, kept, run.state))
+        run.fit(finetune(model, TrainingSet(*pixels, *indices, whole), params, run.accelerator, kept, run.state))
         metrics = {"kept_epoch": 0}
         if run.history:
             model.load_state_dict(kept.weights)
@@ -224,10 +267,11 @@ def run_unet(params: dict) -> list[dict]:  # the history
             metrics = {"kept_epoch": row["epoch"], **{name: row[name] for name in ("loss", "val_loss", "val_iou")}}
         known = {"learnt_from": known_images(data, np.r_[part.train, part.val, unlabelled])}
         if encoder: known["pretrained_on"] = read_known(encoder.with_name("learnt_from.safetensors"))
-        save_model(model, run.folder / "model", params, known, metrics, data.classes, overwrite=True)
+        save_model(model, run.folder / "model", params, known, metrics, data.classes, data.tile, overwrite=True)
         if run.stopped: return run.pause()
-        metrics |= {"n_train": len(part.train), "n_val": len(part.val)}
-        if params["consistency"]: metrics["n_unlabelled"] = len(unlabelled)
+        metrics |= {"n_train": data.n_pictures(part.train), "n_val": len(val)}
+        if data.tile: metrics["n_tiles"] = len(part.train)
+        if params["consistency"]: metrics["n_unlabelled"] = data.n_pictures(unlabelled)
         run.finish(metrics)
     return run.history
 

@@ -1,15 +1,19 @@
 "What the tests share: where things lie, small runs, and commands as users type them."
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from simseg.base.parameters import parameter_defaults
 from simseg.base.run import read_state
+from simseg.simclr import run_simclr
 from simseg.study.grid import BASE, Run, split_arm, study_runs
 from simseg.study.results import judge_runs
 
@@ -33,6 +37,28 @@ def torchrun(n: int, params: dict, *program: str, **more) -> subprocess.Popen:
     command += [*(program or ("-m", "simseg", "pretrain")), file]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=with_our_commands(**more), **pipes)
+
+
+# Of two processes each would import for five seconds; they are forked from one that has imported what they need.
+multiprocessing.set_forkserver_preload(["simseg.simclr", "segmentation_models_pytorch", "sklearn.neighbors",
+                                        "sklearn.linear_model", "accelerate", "pytest"])
+
+
+def start_two(function, *arguments):
+    "Call a function in two processes, with its rank first; raise what one of them raised."
+    torch.multiprocessing.start_processes(function, arguments, nprocs=2, start_method="forkserver")
+
+
+def launched_run(rank: int, meet: str, params: dict):
+    "What each of two processes does that torchrun would start."
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+                   "TORCHELASTIC_RUN_ID": "tests"}
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
+    run_simclr(params)
+    torch.distributed.destroy_process_group()
+
+
+def fork_two(params: dict): start_two(launched_run, f"{tempfile.mkdtemp()}/meet", params)
 
 
 # A study's cells by arm, ratio and seed, as its folders have them

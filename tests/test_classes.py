@@ -9,7 +9,7 @@ from conftest import evaluation_params, pretrainings, simclr_params, small, stud
 from PIL import Image
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from simseg.evidence.comparisons import compare_arms
+from simseg.evidence.comparisons import compare_ways
 from simseg.base.files import read_json, write_json, write_yaml
 from simseg.images.data import split_data
 from simseg.images.sets import _as_species, load_pairs
@@ -23,7 +23,7 @@ from simseg.simclr import run_simclr
 from simseg.study.files import check_study, read_study
 from simseg.study.results import collect_counts, collect_images, collect_results
 from simseg.unet import load_model, run_unet
-from simseg.evidence.verdict import verdict
+from simseg.evidence.verdict import find_facts, say
 
 SIDE = 48
 ANIMALS = "cat=1 dog=2 ignore=255"
@@ -128,7 +128,8 @@ def make_folder(folder, save=Image.fromarray, n: int = 30):
 def describe(folder, classes: str):
     "Write what the masks of a folder mean, given as cat=1 dog=2; return the folder."
     values = {name: listed.split(",") for name, _, listed in (part.partition("=") for part in classes.split())}
-    (folder / "data.yaml").write_text("images: images/{name}.png\nmasks: masks/{name}.png\n" + values_line(values) + "\n")
+    lines = ["images: images/{name}.png", "masks: masks/{name}.png", values_line(values), ""]
+    (folder / "data.yaml").write_text("\n".join(lines))
     return folder
 
 
@@ -171,7 +172,7 @@ def test_masks_that_nobody_described_are_answered_with_lines_that_describe_them(
 def test_a_study_that_says_what_masks_mean_is_refused_with_the_line_for_data_yaml(key, line, tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text(f"label_ratios: [0.8]\nseeds: [0]\nencoders: {{scratch: }}\nunet:\n  {key}\n")
-    with pytest.raises(ValueError, match=f"study.yaml, line 5: .* has moved into data.yaml.*{line}"): read_study(file)
+    with pytest.raises(ValueError, match=f"(?s)study.yaml, line 5: .* has moved into data.yaml.*{line}"): read_study(file)
 
 
 def test_other_names_are_another_data_set(tmp_path):
@@ -285,7 +286,8 @@ def test_several_values_may_be_one_thing(trained, tmp_path):
 def test_images_without_labels_teach_several_classes(tmp_path):
     "The average's targets are classes then, and the rest of a run is as ever."
     asked = {"consistency": 1.0, "label_ratio": 0.4, "epochs": 2, "batch_size": 4}
-    history = run_unet(small("unet", tmp_path / "run", dataset=str(describe(make_folder(tmp_path / "own"), ANIMALS)), **asked))
+    folder = describe(make_folder(tmp_path / "own"), ANIMALS)
+    history = run_unet(small("unet", tmp_path / "run", dataset=str(folder), **asked))
     assert all(np.isfinite(row["consistency_loss"]) and 0 <= row["sure"] <= 1 for row in history)
     assert read_json(tmp_path / "run" / "metrics.json")["n_unlabelled"] > 0
 
@@ -319,12 +321,11 @@ def test_a_study_of_classes_compares_their_mean(workplace, tmp_path):
     results = collect_results(study)
     assert results["iou"].to_numpy() == pytest.approx(results[["iou_cat", "iou_dog"]].mean(axis=1).to_numpy())
     counts = collect_counts(study)
-    comparisons = compare_arms(study, counts)
     means = results.groupby(["encoder", "label_ratio"])["iou"].mean()
-    for row in comparisons.itertuples():
-        difference = means[row.first, row.label_ratio] - means[row.second, row.label_ratio]
+    for row in compare_ways(study, results).itertuples():
+        difference = means[row.way, row.label_ratio] - means["scratch", row.label_ratio]
         assert row.difference == pytest.approx(difference, abs=1e-6)
-    assert verdict(study, results, comparisons)
+    assert say(find_facts(study, results, counts=counts))
     assert list(class_table(results)["80%"]) == ["background", "cat", "dog"]
     assert set(collect_images(study)) == set(counts)
     widget = explore_predictions("outputs/animals/study.yaml")

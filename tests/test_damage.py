@@ -82,10 +82,10 @@ def test_no_bit_of_a_state_changes_unnoticed(tmp_path):
 
 @pytest.fixture(scope="module")
 def stopped_unet(tmp_path_factory):
-    "A fine-tuning stopped after two of its three epochs, and what it would have ended with."
+    "A fine-tuning stopped after one of its two epochs, and what it would have ended with."
     folder = tmp_path_factory.mktemp("unet")
-    run_unet(small("unet", folder / "whole", epochs=3))
-    run_unet(small("unet", folder / "stopped", epochs=3, stop_after=2))
+    run_unet(small("unet", folder / "whole", epochs=2))
+    run_unet(small("unet", folder / "stopped", epochs=2, stop_after=1))
     return folder
 
 
@@ -94,10 +94,10 @@ def test_a_run_whose_state_is_damaged_says_so_and_begins_anew(kind, stopped_unet
     out = tmp_path / "run"
     shutil.copytree(stopped_unet / "stopped", out)
     damage(out / "checkpoint.pt", kind)
-    history = run_unet(small("unet", out, epochs=3))
+    history = run_unet(small("unet", out, epochs=2))
     said = capsys.readouterr().out
     assert f"{out}/checkpoint.pt cannot be read (" in said and "; this run begins anew." in said
-    assert "epoch 1/3" in said and len(history) == 3
+    assert "epoch 1/2" in said and len(history) == 2
     for name in ("model/model.safetensors", "metrics.json"):
         assert (out / name).read_bytes() == (stopped_unet / "whole" / name).read_bytes(), name
 

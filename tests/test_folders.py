@@ -26,7 +26,7 @@ from simseg.evaluation import run_evaluation
 from simseg.images.masks import BACKGROUND, FOREGROUND, IGNORED
 from simseg.tools.command import main
 from simseg.simclr import run_simclr
-from simseg.evidence.comparisons import compare
+from simseg.evidence.statistics import image_interval
 from simseg.study.results import count_pixels
 from simseg.study.grid import MINIATURE
 from simseg.study.files import check_study
@@ -408,8 +408,8 @@ def test_other_names_of_folders_are_described_and_their_masks_never_pretrained_o
 def test_masks_with_an_addition_are_described(before, behind, tmp_path):
     folder = pairs(tmp_path / "own")
     for path in sorted((folder / "masks").iterdir()): path.rename(path.with_name(f"{before}{path.stem}{behind}.png"))
-    with pytest.raises(FileNotFoundError, match=f"12 masks have no image, such as {before}00{behind}.png; .*simseg look"):
-        load_pairs(str(folder), SIDE)
+    sentence = f"12 masks have no image, such as {before}00{behind}.png; .*simseg look"
+    with pytest.raises(FileNotFoundError, match=sentence): load_pairs(str(folder), SIDE)
     (folder / "data.yaml").write_text(PLAIN.replace("masks/{name}.*", f"masks/{before}{{name}}{behind}.png"))
     assert np.array_equal(load_pairs(str(folder), SIDE).masks != BACKGROUND, np.stack(THINGS[:12]) > 0)
 
@@ -440,7 +440,8 @@ def test_a_mask_of_half_the_size_is_read_and_one_of_other_proportions_is_not(tmp
 
 VALUES = {  # what masks hold by file → values, and what a mask of 1 and one of 2 then mean
     "one thing": ("{thing: [1, 2]}", FOREGROUND, FOREGROUND), "above": ("{thing: above 0}", FOREGROUND, FOREGROUND),
-    "two things": ("{cat: 1, dog: 2}", FOREGROUND, 4), "one counts nowhere": ("{cat: 1, ignore: 2}", FOREGROUND, IGNORED),
+    "two things": ("{cat: 1, dog: 2}", FOREGROUND, 4),
+    "one counts nowhere": ("{cat: 1, ignore: 2}", FOREGROUND, IGNORED),
     "background": ("{cat: 1, background: [0, 2]}", FOREGROUND, BACKGROUND),
 }
 
@@ -638,10 +639,10 @@ def test_elsewhere_the_evaluation_says_what_was_pretrained_on(tmp_path, capsys):
 def test_runs_on_different_test_images_are_not_compared(tmp_path):
     first = pd.DataFrame({"name": ["a", "b"], "id": ["1", "2"], "tp": [9, 9], "fp": [1, 1], "fn": [1, 1], "tn": [5, 5]})
     other = first.assign(id=["1", "3"])
-    compare(count_pixels([first, first]), count_pixels([first, first]))
+    image_interval(count_pixels([first, first]), count_pixels([first, first]))
     with pytest.raises(ValueError, match="tested on different images"): count_pixels([first, other])
     with pytest.raises(ValueError, match="tested on different images"):
-        compare(count_pixels([first, first]), count_pixels([other, other]))
+        image_interval(count_pixels([first, first]), count_pixels([other, other]))
 
 
 # Near-duplicates

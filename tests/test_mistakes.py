@@ -172,7 +172,7 @@ def test_a_frozen_encoder_stays_as_it_was_bit_for_bit(place, papermill, tmp_path
     A batch job runs what its notebook defines; everything else what the library holds.
     """
     run_simclr(small("simclr", tmp_path / "simclr", epochs=1))
-    changed = {"encoder": str(tmp_path / "simclr"), "freeze_encoder": True, "epochs": 2}
+    changed = {"encoder": str(tmp_path / "simclr"), "freeze_encoder": True, "epochs": 1}
     params = small("unet", tmp_path / "unet", **changed)
     if place == "library": run_unet(params)
     else:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from simseg.base.files import write_csv, write_json, write_yaml
 from simseg.base.parameters import make_accelerator
+from simseg.tools.command import main
 from simseg.tools.predict import predict, predict_files
 from simseg.study.grid import Run
 from simseg.study.files import check_study, note_origin
@@ -149,8 +150,12 @@ def test_a_model_of_smps_own(tmp_path):
     assert found.probability.shape == (3, 40, 50) and set(np.unique(found.mask)) <= {0, 1, 2}
 
 
-def test_the_best_model_of_a_study_is_taken(workplace, model, photos):
+def test_the_best_model_of_a_study_is_taken(workplace, model, photos, capsys):
     "By validation images, among the cells that count; of several studies one has to be named."
+    def predicts(*arguments) -> tuple[int, str]:  # exit code, and what was said
+        with pytest.raises(SystemExit) as ended: main([str(argument) for argument in ("predict", photos, *arguments)])
+        return ended.value.code, "".join(capsys.readouterr())
+
     def study_with(name, ious):
         study = check_study({"name": name, "image_size": 32, "label_ratios": [0.5], "seeds": list(range(len(ious))),
                              "encoders": {"scratch": None}, "unet": {"dataset": "synthetic", "max_images": 64}})
@@ -165,20 +170,20 @@ def test_the_best_model_of_a_study_is_taken(workplace, model, photos):
             write_csv(evaluation.folder / "per_image.csv", [{"id": "a", "tp": 1, "fp": 0, "fn": 0, "tn": 0}])
             shutil.copytree(model, evaluation.at("unet").folder / "model")
 
-    found = simseg(workplace, "predict", photos)
-    assert found.returncode == 2 and "there is none yet: `make demo` trains some" in found.stderr
-    found = simseg(workplace, "predict", photos, "--study", "first")
-    assert found.returncode == 2 and "The study first has no model; there is none yet" in found.stderr
+    code, said = predicts()
+    assert code == 2 and "there is none yet: `make demo` trains some" in said
+    code, said = predicts("--study", "first")
+    assert code == 2 and "The study first has no model; there is none yet" in said
     study_with("first", [0.3, 0.9, 0.5])
-    found = simseg(workplace, "predict", photos)
-    assert found.returncode == 0, found.stderr
-    assert "outputs/first/unet/scratch/ratio0.5/seed1/model" in found.stdout
-    shown = re.search(r"To look at: (.*overlay.jpg)", found.stdout)[1]
+    code, said = predicts()
+    assert code == 0, said
+    assert "outputs/first/unet/scratch/ratio0.5/seed1/model" in said
+    shown = re.search(r"To look at: (.*overlay.jpg)", said)[1]
     assert Image.open(shown).size
     study_with("second", [0.4])
-    found = simseg(workplace, "predict", photos)
-    assert found.returncode == 2 and "first (" in found.stderr and "second (" in found.stderr
-    found = simseg(workplace, "predict", photos, "--study", "second", "--overwrite")
-    assert found.returncode == 0 and "outputs/second/" in found.stdout
-    found = simseg(workplace, "predict", photos, "--model", "outputs/nothing")
-    assert found.returncode == 2 and "There is no model in" in found.stderr and "first (" in found.stderr
+    code, said = predicts()
+    assert code == 2 and "first (" in said and "second (" in said
+    code, said = predicts("--study", "second", "--overwrite")
+    assert code == 0 and "outputs/second/" in said
+    code, said = predicts("--model", "outputs/nothing")
+    assert code == 2 and "There is no model in" in said and "first (" in said

@@ -1,7 +1,6 @@
 "A run and its folder: what is refused, what is written when, and that a run that was stopped ends as one that was not."
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections import namedtuple
@@ -214,17 +213,17 @@ def test_losses_go_to_tensorboard(tmp_path):
 
 # Stopped, and resumed
 
-SIX_EPOCHS = {
-    "simclr": {"epochs": 6},
-    "unet": {"epochs": 6, "ema": 0.9, "augment": True, "schedule": "cosine"},
+THREE_EPOCHS = {
+    "simclr": {"epochs": 3},
+    "unet": {"epochs": 3, "ema": 0.9, "augment": True, "schedule": "cosine"},
 }
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    "A folder for each stage, in which six epochs ran at once."
+    "A folder for each stage, in which three epochs ran at once."
     folders = {stage: tmp_path_factory.mktemp(stage) for stage in RUNS}
-    for stage, folder in folders.items(): RUNS[stage](small(stage, folder, **SIX_EPOCHS[stage]))
+    for stage, folder in folders.items(): RUNS[stage](small(stage, folder, **THREE_EPOCHS[stage]))
     return folders
 
 
@@ -237,19 +236,15 @@ def assert_same_run(stage, one, other):
 
 
 @pytest.mark.parametrize("stage", RUNS)
-def test_three_epochs_and_three_more_are_six(stage, tmp_path, undisturbed):
-    params = small(stage, tmp_path, **SIX_EPOCHS[stage], stop_after=3)
-    assert len(RUNS[stage](params)) == 3
-    assert read_state(tmp_path)["state"] == "stopped"
-    assert (tmp_path / RESULT[stage]).exists()
-    assert not (tmp_path / "metrics.json").exists()
-    assert len(RUNS[stage](params)) == 6
-    assert_same_run(stage, tmp_path, undisturbed[stage])
+def test_stopped_a_run_keeps_its_last_whole_epoch_and_goes_on(stage, tmp_path, undisturbed, monkeypatch):
+    """After the epoch that was asked for; then by hand, in the second epoch, when all of its steps have been taken and
+    none of it is recorded: what is left is the same, and in the end as of a run that nobody stopped."""
+    asked, by_hand = tmp_path / "asked", tmp_path / "by hand"
+    params = small(stage, asked, **THREE_EPOCHS[stage], stop_after=1)
+    assert len(RUNS[stage](params)) == 1
+    assert read_state(asked)["state"] == "stopped"
+    assert not (asked / "metrics.json").exists()
 
-
-@pytest.mark.parametrize("stage", RUNS)
-def test_stopped_by_hand_a_run_keeps_its_last_whole_epoch_and_goes_on(stage, tmp_path, undisturbed, monkeypatch):
-    "The stop comes in the third epoch, when all of its steps have been taken and none of it is recorded."
     module, name = {"simclr": (simclr, "train_epoch"), "unet": (unet, "count_images")}[stage]
     true_function = getattr(module, name)
     calls = []
@@ -257,22 +252,20 @@ def test_stopped_by_hand_a_run_keeps_its_last_whole_epoch_and_goes_on(stage, tmp
     def function(*arguments, **views):
         found = true_function(*arguments, **views)
         calls.append(found)
-        if len(calls) == 3: raise KeyboardInterrupt
+        if len(calls) == 2: raise KeyboardInterrupt
         return found
 
-    params = small(stage, tmp_path, **SIX_EPOCHS[stage])
     with monkeypatch.context() as patch:
         patch.setattr(module, name, function)
-        assert len(RUNS[stage](params)) == 2
-    assert read_state(tmp_path)["state"] == "stopped"
-    assert len(pd.read_csv(tmp_path / "history.csv")) == 2
-    two_epochs = tmp_path / "two epochs"
-    RUNS[stage](small(stage, two_epochs, **SIX_EPOCHS[stage], stop_after=2))
-    assert (tmp_path / RESULT[stage]).read_bytes() == (two_epochs / RESULT[stage]).read_bytes()
-    if stage == "unet": load_model(tmp_path / "model")
-    shutil.rmtree(two_epochs)
-    assert len(RUNS[stage](params)) == 6
-    assert_same_run(stage, tmp_path, undisturbed[stage])
+        assert len(RUNS[stage](small(stage, by_hand, **THREE_EPOCHS[stage]))) == 1
+    assert read_state(by_hand)["state"] == "stopped"
+    assert len(pd.read_csv(by_hand / "history.csv")) == 1
+    assert (by_hand / RESULT[stage]).read_bytes() == (asked / RESULT[stage]).read_bytes()
+    if stage == "unet": load_model(by_hand / "model")
+
+    assert len(RUNS[stage]({**params, "stop_after": 2})) == 3
+    assert len(RUNS[stage](small(stage, by_hand, **THREE_EPOCHS[stage]))) == 3
+    for folder in (asked, by_hand): assert_same_run(stage, folder, undisturbed[stage])
 
 
 def test_stopped_in_its_first_epoch_a_run_has_learnt_nothing(tmp_path, monkeypatch):

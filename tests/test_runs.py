@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 from safetensors.torch import load_file
 
+from simseg import unet
 from simseg.base.files import read_json
 from simseg.images.data import split_data, split_unlabelled
 from simseg.images.sets import load_data, load_pairs, load_unlabelled
@@ -30,14 +31,12 @@ from simseg.unet import run_unet
 
 def test_transfer_is_checkable_from_outside(papermill, tmp_path):
     "SimCLR, then a U-Net with epochs=0: the encoder's tensors are in model/ bit for bit; with scratch none is."
-    shared = {"max_images": 64, "image_size": 32}
-    run = papermill("2_simclr", epochs=1, batch_size=16, out_dir=tmp_path / "simclr", **shared)
-    assert run.returncode == 0, run.stderr[-2000:]
+    run_simclr(small("simclr", tmp_path / "simclr", epochs=1))
     made = {path.name for path in (tmp_path / "simclr").iterdir()}
     assert {"encoder.safetensors", "history.csv", "params.yaml", "metrics.json"} <= made
-    for name, encoder in {"transferred": tmp_path / "simclr", "scratch": "scratch"}.items():
-        run = papermill("3_unet", encoder=encoder, epochs=0, out_dir=tmp_path / name, **shared)
-        assert run.returncode == 0, run.stderr[-2000:]
+    run = papermill("3_unet", encoder=tmp_path / "simclr", epochs=0, max_images=64, out_dir=tmp_path / "transferred")
+    assert run.returncode == 0, run.stderr[-2000:]
+    run_unet(small("unet", tmp_path / "scratch", epochs=0))
     encoder = load_file(tmp_path / "simclr" / "encoder.safetensors")
     transferred = smp.from_pretrained(tmp_path / "transferred" / "model").encoder.state_dict()
     scratch = smp.from_pretrained(tmp_path / "scratch" / "model").encoder.state_dict()
@@ -142,7 +141,8 @@ def test_folders_of_ones_own(tmp_path):
         mask = rng.integers(0, 2, (40, 50), dtype=np.uint8) * 255
         Image.fromarray(image).save(tmp_path / "images" / f"{i:02d}.jpg")
         if i: Image.fromarray(mask).save(tmp_path / "masks" / f"{i:02d}.png")
-    with pytest.raises(FileNotFoundError, match="1 of 12 images have no mask, such as 00.jpg"): load_pairs(str(tmp_path), 32)
+    with pytest.raises(FileNotFoundError, match="1 of 12 images have no mask, such as 00.jpg"):
+        load_pairs(str(tmp_path), 32)
     Image.new("L", (40, 50)).save(tmp_path / "masks" / "00.png")
     with pytest.raises(ValueError, match="is 40×50 pixels, but its image is 50×40"): load_pairs(str(tmp_path), 32)
     Image.new("L", (50, 40)).save(tmp_path / "masks" / "00.png")
@@ -224,7 +224,7 @@ def test_the_averaged_weights_are_kept_and_the_encoder_has_its_rate(tmp_path):
     weights = {}
     changes = {"start": {"epochs": 0}, "free": {}, "average": {"ema": 0.9999}, "slow": {"encoder_rate": 1e-6}}
     for name, changed in changes.items():
-        history = run_unet(small("unet", tmp_path / name, **{"epochs": 3, **changed}))
+        history = run_unet(small("unet", tmp_path / name, **{"epochs": 2, **changed}))
         moved[name] = np.ptp([row["val_loss"] for row in history] or [0])
         weights[name] = load_file(tmp_path / name / "model" / "model.safetensors")
 
@@ -246,7 +246,8 @@ def test_a_batch_run_ends_with_the_study_that_started_it(tmp_path):
     study = subprocess.Popen(["sleep", "600"])
     out = tmp_path / "out"
     command = [BIN / "papermill", "--engine", "simseg", "--kernel", "python3", "nbs/2_simclr.ipynb",
-               tmp_path / "run.ipynb", "-p", "epochs", "200", "-p", "batch_size", "16", "-p", "out_dir", out]
+               tmp_path / "run.ipynb", "-p", "epochs", "500", "-p", "batch_size", "16", "-p", "max_images", "64",
+               "-p", "out_dir", out]
     started_by = with_our_commands(SIMSEG_STUDY=f"{platform.node()}:{study.pid}")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     run = subprocess.Popen(command, cwd=ROOT, env=started_by, text=True, **pipes)
@@ -258,24 +259,24 @@ def test_a_batch_run_ends_with_the_study_that_started_it(tmp_path):
     assert read_state(out)["state"] == "cut off"
 
 
-def test_patience_ends_a_run_that_no_longer_gains(tmp_path):
-    "After so many epochs without a lower validation loss; the best epoch is kept, and the run is done."
-    params = small("unet", tmp_path / "patient", patience=2, epochs=30, learning_rate=0.01)
-    history = run_unet(params)
-    losses = [row["val_loss"] for row in history]
-    assert len(losses) < 30 and losses.index(min(losses)) == len(losses) - 3
-    assert read_state(tmp_path / "patient")["state"] == "done"
-    assert read_json(tmp_path / "patient" / "metrics.json")["kept_epoch"] == len(losses) - 2
-    assert len(run_unet(params)) == len(losses)  # and it is not gone on with
+def test_patience_ends_a_run_that_no_longer_gains(tmp_path, monkeypatch):
+    """After so many epochs in a row without a lower validation loss; the best epoch is kept, and the run is done.
 
-
-def test_a_patient_run_in_sittings_ends_where_it_would_at_once(tmp_path):
-    "Of an epoch each, so that one ends with the very epoch after which patience is at its end."
-    params = {"patience": 2, "epochs": 30, "learning_rate": 0.01}
-    once = run_unet(small("unet", tmp_path / "once", **params))
-    for _ in range(30):
-        history = run_unet(small("unet", tmp_path / "sittings", stop_after=1, **params))
-        if read_state(tmp_path / "sittings")["state"] == "done": break
-    assert [row["val_loss"] for row in history] == [row["val_loss"] for row in once]
+    In sittings it is the same run: the first ends while patience counts, the second with the very epoch after which it
+    is at its end, and the third has nothing to train.
+    """
+    params = {"patience": 2, "epochs": 30, "max_images": 32}
+    losses = [3.0, 4.0, 2.0, 5.0, 6.0]  # one epoch that is worse, a better one, and two that are worse
+    true_summary = unet.summarise
+    epochs_after = {"once": {0: 5}, "sittings": {4: 4, 1: 5, 0: 5}}  # folder → stop_after → epochs in the end
+    for folder, sittings in epochs_after.items():
+        left = iter(losses)
+        monkeypatch.setattr(unet, "summarise", lambda counts: {**true_summary(counts), "bce_loss": next(left)})
+        for stop_after, epochs in sittings.items():
+            history = run_unet(small("unet", tmp_path / folder, stop_after=stop_after, **params))
+            assert [row["val_loss"] for row in history] == losses[:epochs]
+            assert read_state(tmp_path / folder)["state"] == ("stopped" if stop_after else "done")
+        assert read_json(tmp_path / folder / "metrics.json")["kept_epoch"] == 3
+        assert len(run_unet(small("unet", tmp_path / folder, **params))) == 5  # and it is not gone on with
     for name in ("metrics.json", "model/model.safetensors"):
         assert (tmp_path / "sittings" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()

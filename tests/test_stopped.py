@@ -92,7 +92,9 @@ def test_a_study_is_stopped_and_goes_on(command, whom, how, make_study):
     assert read_state(unet)["epoch"] > done
 
 
-@pytest.mark.parametrize("whom, how", [("group", signal.SIGINT), ("it", signal.SIGINT), ("it", signal.SIGTERM)])
+@pytest.mark.parametrize("whom, how", [
+    ("it", signal.SIGTERM), pytest.param("group", signal.SIGINT, marks=pytest.mark.slow),
+    pytest.param("it", signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_batch_run_is_stopped_and_goes_on(whom, how, tmp_path):
     out = tmp_path / "run"
     command = [*PAPERMILL, "nbs/2_simclr.ipynb", tmp_path / "run.ipynb"]
@@ -139,6 +141,7 @@ WAITING = "import sys; from simseg.tools import {module}; " \
     ("predict", "predict_files", ["predict", "photo.jpg", "--model", "."]),
     ("command", "study_progress", ["status", "--watch", "params/quickstart.yaml"]),
     ("command", "make_report", ["report", "params/quickstart.yaml"]),
+    ("command", "look", ["look", "."]),
 ])
 def test_a_command_is_stopped_in_a_sentence(module, name, arguments, tmp_path):
     (tmp_path / "config.json").touch()

@@ -3,8 +3,9 @@ import os
 import re
 import shutil
 import subprocess
-import sys
+from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -14,9 +15,11 @@ from conftest import BIN, ROOT, pretrainings, simclr_params, study_cells, unet_p
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
+from simseg.base import run as base_run
 from simseg.study.batch import batch_cells
-from simseg.base.files import read_csv
+from simseg.base.files import read_csv, read_json
 from simseg.base.parameters import check_known, check_types, parameter_defaults
+from simseg.evidence.verdict import say
 from simseg.study.files import check_study
 from simseg.images.synthetic import make_synthetic
 from simseg.unet import run_unet
@@ -59,27 +62,41 @@ def test_a_mistyped_study_stops_before_anything_runs(tmp_path):
     assert not (ROOT / "outputs" / "mistyped").exists()
 
 
+# two encoders and a recipe, on images of one's own
 SMALL_STUDY = """
 name: {name}
 image_size: 32
 encoder_name: resnet18
-label_ratios: [0.5]
+label_ratios: [0.8]
 seeds: [0]
 encoders: {{scratch: , animals: {{dataset: synthetic}}}}
 recipes: {{frozen: {{freeze_encoder: true, encoders: [animals]}}}}
 simclr: {{max_images: 64, batch_size: 16, epochs: 1}}
-unet: {{dataset: synthetic, max_images: 64, epochs: 1}}
+unet: {{dataset: {images}, batch_size: 8, epochs: 1}}
 """
 
 
-@pytest.fixture
-def small_study(tmp_path):
-    "A study file, and the folder of its results, which is removed at the end."
-    name = f"test-{os.getpid()}"
-    file = tmp_path / "study.yaml"
-    file.write_text(SMALL_STUDY.format(name=name))
-    out = ROOT / "outputs" / name
-    yield file, out
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    "A folder of images and masks; a test leaves it as it was."
+    folder = tmp_path_factory.mktemp("own")
+    for part in ("images", "masks"): (folder / part).mkdir()
+    drawn = make_synthetic(20, 32)
+    for i in range(20):
+        Image.fromarray(drawn.images[i].transpose(1, 2, 0)).save(folder / "images" / f"{i}.png")
+        Image.fromarray((drawn.masks[i] != 2).astype(np.uint8)).save(folder / "masks" / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished_study(images, tmp_path_factory):
+    "The file of a study that has run, the folder of its results, and what was printed; a test leaves all as it was."
+    file = tmp_path_factory.mktemp("finished") / "study.yaml"
+    out = ROOT / "outputs" / f"test-finished-{os.getpid()}"
+    file.write_text(SMALL_STUDY.format(name=out.name, images=images))
+    code, said = snakemake("--configfile", file)
+    assert code == 0, said[-3000:]
+    yield file, out, said
     shutil.rmtree(out, ignore_errors=True)
 
 
@@ -89,15 +106,17 @@ def assert_tables_are_whole(out):
     arms = [["scratch", "base"], ["animals", "base"], ["animals", "frozen"]]
     assert results[["encoder", "recipe"]].values.tolist() == arms
     assert results["iou"].between(0, 1).all()
-    assert (results["n_images"] == 13).all()
+    assert (results["n_images"] == 4).all()
     comparisons = read_csv(out / "comparisons.csv")
-    assert comparisons[["first", "second", "recipe"]].values.tolist() == [["animals", "scratch", "base"]]
+    assert comparisons[["question", "first", "second", "recipe"]].values.tolist() == [
+        ["start", "simclr", "scratch", "base"], ["way", "animals", "scratch", "base"]]
+    assert read_json(out / "verdict.json")["study"] == out.name
 
 
 def assert_report_stands_alone(out):
     "It opens without a network, and shows its figures."
     html = (out / "report.html").read_text()
-    assert "Does SimCLR pretraining pay off?" in html
+    assert escape(say(read_json(out / "verdict.json"))[0].removeprefix("! ")) in html
     assert html.count("data:image/png") >= 4
     assert not re.search(r"(src|href|import|from)[ =(]*[\"']https?://", html)
 
@@ -112,24 +131,45 @@ def assert_runs_are_whole(out, said):
         assert batch_cells(cells) == cells
     assert "epoch 1/1" in (out / "simclr" / "animals" / "seed0" / "log.txt").read_text()
     assert said.count("Study ") == 1 and "1 pretraining, 3 fine-tunings, 3 tests, 1 report." in said
-    for line in ("pretraining  animals · pretraining 1", r"fine-tuning  animals \(frozen\) · 28 masks · block 1",
-                 "test         scratch · 28 masks · block 1"):
+    for line in ("pretraining  animals · pretraining 1", r"fine-tuning  animals \(frozen\) · 14 masks · block 1",
+                 "test         scratch · 14 masks · block 1"):
         assert re.search(rf"^ *\d/8  {line} ", said, re.MULTILINE), said
 
 
-def test_a_small_study_from_end_to_end(small_study):
-    "Once run, there is nothing left to do. (Run again, it gives the same bytes: test_resume.)"
-    file, out = small_study
-    code, said = snakemake("--configfile", file)
-    assert code == 0, said[-3000:]
+def test_a_small_study_from_end_to_end(finished_study):
+    "Run again, it gives the same bytes: test_resume."
+    _, out, said = finished_study
     assert_tables_are_whole(out)
     assert_report_stands_alone(out)
     assert_runs_are_whole(out, said)
-    _, said = snakemake("--configfile", file, "--dry-run")
-    assert "Nothing to be done" in said
 
 
 # What changed runs again
+
+RULES = {"simclr", "unet", "evaluation", "report"}  # pretraining leaves out test images, so that it depends on them too
+
+
+def planned(file, *more) -> dict:  # rule → why, of each of its runs
+    "What a dry run would run, and why."
+    _, said = snakemake("--configfile", file, "--dry-run", *more)
+    assert "rule " in said or "Nothing to be done" in said, said
+    why = {}
+    for rule, reason in re.findall(r"^rule (\w+):\n(?:.*\n)*?    reason: (.*)$", said, re.MULTILINE):
+        why.setdefault(rule, []).append(reason)
+    return why
+
+
+def test_a_study_notices_what_changed_and_nothing_else(finished_study, images):
+    "Once run, there is nothing left to do."
+    file, _, _ = finished_study
+    assert planned(file) == {}
+    why = planned(file, "--config", "precision=fp32")
+    assert set(why) == RULES and any("fp32" in reason for reason in why["unet"])
+    added = [shutil.copy(images / part / "3.png", images / part / "again.png") for part in ("images", "masks")]
+    why = planned(file)
+    for path in added: Path(path).unlink()
+    assert set(why) == RULES and any("images" in reason for reason in why["unet"])
+
 
 OWN_STUDY = """
 name: {name}
@@ -137,77 +177,35 @@ image_size: 32
 encoder_name: resnet18
 label_ratios: [0.8]
 seeds: [0]
-encoders: {{scratch: }}
+encoders: {encoders}
 unet: {{dataset: {images}, epochs: 0}}
 """
 
 
-@pytest.fixture(scope="module")
-def finished_study(tmp_path_factory):
-    "A study of one's own images that has run, and their folder; a test leaves both as they were."
-    folder = tmp_path_factory.mktemp("finished")
-    file = folder / "study.yaml"
-    out = ROOT / "outputs" / f"test-finished-{os.getpid()}"
-    images = folder / "own"
-    for part in ("images", "masks"): (images / part).mkdir(parents=True)
-    drawn = make_synthetic(12, 32)
-    for i in range(12):
-        Image.fromarray(drawn.images[i].transpose(1, 2, 0)).save(images / "images" / f"{i}.png")
-        Image.fromarray((drawn.masks[i] != 2).astype(np.uint8)).save(images / "masks" / f"{i}.png")
-    file.write_text(OWN_STUDY.format(name=out.name, images=images))
-    code, said = snakemake("--configfile", file)
-    assert code == 0, said[-3000:]
-    yield file, images
-    shutil.rmtree(out, ignore_errors=True)
-
-
-def planned(file, *more) -> dict:  # rule → why
-    "What a dry run would run, and why."
-    _, said = snakemake("--configfile", file, "--dry-run", *more)
-    return dict(re.findall(r"^rule (\w+):\n(?:.*\n)*?    reason: (.*)$", said, re.MULTILINE))
-
-
-def test_a_study_notices_what_changed_and_nothing_else(finished_study):
-    file, images = finished_study
-    assert planned(file) == {}
-    why = planned(file, "--config", "precision=fp32")
-    assert set(why) == {"unet", "evaluation", "report"} and "fp32" in why["unet"]
-    added = [shutil.copy(images / part / "3.png", images / part / "again.png") for part in ("images", "masks")]
-    why = planned(file)
-    for path in added: Path(path).unlink()
-    assert set(why) == {"unet", "evaluation", "report"} and "images" in why["unet"]
-
-
 @pytest.mark.slow  # two studies, of which each run is a process that imports torch
-def test_what_failed_is_missing_with_its_sentence(small_study, finished_study, tmp_path):
+def test_what_failed_is_missing_with_its_sentence(images, make_study, tmp_path):
     "The others go on, the report is made, and the study is done when what was wrong is mended."
-    file, out = small_study
-    finished, images = finished_study
-    file.write_text(finished.read_text().replace(f"test-finished-{os.getpid()}", out.name))
     photos = shutil.copytree(images / "images", tmp_path / "photos")
-    kept = [(photos / f"{i}.png").rename(tmp_path / f"{i}.png") for i in range(9)]  # too few are left for a batch
-    encoders = f"encoders: {{scratch: , bad: {{dataset: {photos}, batch_size: 4, epochs: 1}}}}"
-    file.write_text(file.read_text().replace("encoders: {scratch: }", encoders))
+    kept = [(photos / f"{i}.png").rename(tmp_path / f"{i}.png") for i in range(17)]  # too few are left for a batch
+    encoders = f"{{{{scratch: , bad: {{{{dataset: {photos}, batch_size: 4, epochs: 1}}}}}}}}"
+    file, out = make_study("failed", OWN_STUDY.replace("{encoders}", encoders).replace("{images}", str(images)))
     code, said = snakemake("--configfile", file)
     assert code == 1
     assert "1 of 2 cells are evaluated\nfailed: simclr bad seed 0: batch_size=4, but there are only" in said
     assert len(read_csv(out / "results.csv")) == 1
     assert "failed: simclr bad seed 0" in (out / "report.html").read_text(encoding="utf-8")
     for path in kept: path.rename(photos / path.name)
-    (out / "uses.csv").touch()  # as a study leaves it that had consistency before its file was changed
     code, said = snakemake("--configfile", file)
     assert code == 0, said[-3000:]
-    assert not (out / "uses.csv").exists()
     assert len(read_csv(out / "results.csv")) == 2
 
 
-def test_a_mask_of_a_wrong_size_ends_the_start(small_study, finished_study, tmp_path):
+def test_a_mask_of_a_wrong_size_ends_the_start(images, make_study, tmp_path):
     "With its sentence, once, before the first job."
-    file, out = small_study
-    finished, images = finished_study
     own = shutil.copytree(images, tmp_path / "own")
     Image.new("L", (32, 16)).save(own / "masks" / "3.png")
-    file.write_text(finished.read_text().replace(f"test-finished-{os.getpid()}", out.name).replace(str(images), str(own)))
+    text = OWN_STUDY.replace("{encoders}", "{{scratch: }}").replace("{images}", str(own))
+    file, out = make_study("wrong-size", text)
     code, said = snakemake("--configfile", file)
     assert code != 0 and said.count(f"The mask {own}/masks/3.png is 32×16 pixels, but its image is 32×32") == 1
     assert not (out / "unet").exists()
@@ -215,12 +213,13 @@ def test_a_mask_of_a_wrong_size_ends_the_start(small_study, finished_study, tmp_
 
 def test_a_study_of_a_taken_name_is_refused(finished_study, tmp_path):
     "A copy of the file with the old name and other epochs would replace the runs that are finished."
-    file, _ = finished_study
+    file, out, _ = finished_study
     copy = tmp_path / "copy.yaml"
-    copy.write_text(file.read_text().replace("epochs: 0", "epochs: 1"))
+    copy.write_text(file.read_text().replace("batch_size: 8, epochs: 1", "batch_size: 8, epochs: 2"))
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
     code, said = snakemake("--configfile", copy)
-    assert code != 0 and f"holds the study of {file} (unet.epochs=0, here unet.epochs=1)" in said
-    assert planned(file) == {}
+    assert code != 0 and f"holds the study of {file} (unet.epochs=1, here unet.epochs=2)" in said
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
 
 # How it runs
@@ -238,7 +237,8 @@ resources: {unet: {gpu: 1, runtime: 77, mem_mb: 4000}}
 """
 
 
-@pytest.mark.parametrize("profile", ["default", "local", "gpus", "slurm"])
+@pytest.mark.parametrize("profile", ["slurm", *[pytest.param(name, marks=pytest.mark.slow)
+                                               for name in ("default", "local", "gpus")]])
 def test_each_profile_runs_a_study(profile, tmp_path):
     "Planned, with what each run takes, as the study says or by its size; small ratios too."
     file = tmp_path / "study.yaml"
@@ -291,18 +291,15 @@ def test_each_run_sees_a_gpu_of_its_own(tmp_path):
     assert sorted(file.read_text() for file in seen.iterdir()) == [f"{os.getpid()}0", f"{os.getpid()}1"]
 
 
-def test_code_is_noticed_and_what_is_said_of_it_is_not(checkout, tmp_path):
+def test_code_is_noticed_and_what_is_said_of_it_is_not(monkeypatch, tmp_path):
     "In a copy of the library, of which a comment, a docstring, and then a figure is changed."
-    asked = ("from simseg.base.run import code_fingerprint as code; "
-             "print(code('simclr'), code('unet'))")
+    copy = shutil.copytree(ROOT / "simseg", tmp_path / "simseg", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(base_run, "find_spec", lambda name: SimpleNamespace(origin=str(copy / "__init__.py")))
 
-    def fingerprints():
-        environment = {**os.environ, "PYTHONPATH": str(checkout)}
-        command = [sys.executable, "-c", asked]
-        return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True).stdout.split()
+    def fingerprints(): return [base_run.code_fingerprint.__wrapped__(stage) for stage in ("simclr", "unet")]
 
     simclr, unet = fingerprints()
-    module = checkout / "simseg" / "simclr.py"
+    module = copy / "simclr.py"
     code = module.read_text(encoding="utf-8")
     said = code.replace('\n    "Return', '\n    # as said\n    "Really return')
     module.write_text(said, encoding="utf-8")

@@ -1,5 +1,6 @@
 "A run's parameters alone decide it: what else lies around on a machine is harmless, or refused in a sentence."
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -10,7 +11,7 @@ import nbformat
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, small, torchrun, with_our_commands
+from conftest import BIN, ROOT, fork_two, small, torchrun, with_our_commands
 
 from simseg.base.parameters import make_accelerator
 from simseg.evaluation import run_evaluation
@@ -74,51 +75,59 @@ def figures(folder) -> dict:
     return found
 
 
-def three_stages(run, place) -> dict:
-    "Pretrain, fine-tune and evaluate; return what each left."
-    run("simclr", epochs=1, out_dir=place / "simclr")
-    run("unet", epochs=2, augment=True, encoder=place / "simclr", out_dir=place / "unet")
-    run("evaluation", model_dir=place / "unet" / "model", out_dir=place / "test")
-    return {stage: figures(place / stage) for stage in ("simclr", "unet", "test")}
+def three_stages(place) -> dict:  # stage → its parameters
+    "Pretrain, fine-tune and evaluate, in a folder."
+    return {"simclr": small("simclr", place / "simclr", epochs=1, precision="fp32"),
+            "unet": small("unet", place / "unet", epochs=1, precision="fp32", augment=True,
+                          encoder=str(place / "simclr")),
+            "evaluation": small("evaluation", place / "evaluation", precision="fp32",
+                                model_dir=str(place / "unet" / "model"))}
 
 
-NUMBERED = {"simclr": "2_simclr", "unet": "3_unet", "evaluation": "4_evaluation"}
-SIZES = {"simclr": {"max_images": 64, "batch_size": 16}, "unet": {"max_images": 64, "batch_size": 16},
-         "evaluation": {"max_images": 64}}
+# as a stage's notebook: what a batch job runs is its engine's doing
+ALL_STAGES = """
+import json
+from pathlib import Path
+from simseg.evaluation import run_evaluation
+from simseg.simclr import run_simclr
+from simseg.unet import run_unet
+
+runs = {"simclr": run_simclr, "unet": run_unet, "evaluation": run_evaluation}
+for stage, params in json.loads(Path(asked).read_text(encoding="utf-8")).items(): runs[stage](params)
+"""
 
 
-def test_a_hostile_environment_changes_no_byte(papermill, tmp_path):
-    def in_quiet(stage, out_dir, **params):
-        params = {name: str(value) if name in ("encoder", "model_dir") else value for name, value in params.items()}
-        RUNS[stage](small(stage, out_dir, precision="fp32", **SIZES[stage], **params))
-
-    wanted = three_stages(in_quiet, tmp_path / "quiet")
-    home = tmp_path / "ein Heim für Größen"
-    environment = hostile(home)
-
-    def in_noise(stage, **params):
-        done = papermill(NUMBERED[stage], env=environment, device="cpu", precision="fp32", **SIZES[stage], **params)
-        assert done.returncode == 0, done.stderr[-3000:]
-
+def test_a_hostile_environment_changes_no_byte(tmp_path):
+    quiet, noise = tmp_path / "quiet", tmp_path / "lärm und mehr"
+    for stage, params in three_stages(quiet).items(): RUNS[stage](params)
+    (tmp_path / "asked.json").write_text(json.dumps(three_stages(noise)), encoding="utf-8")
+    cells = [nbformat.v4.new_code_cell("asked = ''", metadata={"tags": ["parameters"]}),
+             nbformat.v4.new_code_cell(ALL_STAGES)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), tmp_path / "stages.ipynb")
+    command = [BIN / "papermill", "--engine", "simseg", "--kernel", "python3", "--no-progress-bar",
+               tmp_path / "stages.ipynb", tmp_path / "done.ipynb", "-p", "asked", tmp_path / "asked.json"]
+    environment = hostile(tmp_path / "ein Heim für Größen")
     before = os.umask(0o077)
-    try: found = three_stages(in_noise, tmp_path / "lärm und mehr")
+    try: done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     finally: os.umask(before)
-    for stage, files in wanted.items():
-        assert files.keys() == found[stage].keys()
-        for name, content in files.items(): assert content == found[stage][name], (stage, name)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for stage in RUNS:
+        wanted, found = figures(quiet / stage), figures(noise / stage)
+        assert wanted and wanted.keys() == found.keys()
+        for name, content in wanted.items(): assert content == found[name], (stage, name)
 
 
 RUNS = {"simclr": run_simclr, "unet": run_unet, "evaluation": run_evaluation}
 IN_PROCESS = {
-    "accumulation": {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
-    "FSDP": {"ACCELERATE_USE_FSDP": "true"},
-    "plugins": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_USE_MEGATRON_LM": "true"},
-    "precision": {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_DYNAMO_BACKEND": "inductor"},
+    "accelerate": {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4", "ACCELERATE_MIXED_PRECISION": "bf16",
+                   "ACCELERATE_DYNAMO_BACKEND": "inductor"},
+    "plugins": {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_DEEPSPEED": "true",
+                "ACCELERATE_USE_MEGATRON_LM": "true"},
     "a device": {"ACCELERATE_TORCH_DEVICE": "meta"},
     "another job": {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "203.0.113.1"},
-    "PMI": {"PMI_RANK": "1", "PMI_SIZE": "2"},
-    "Open MPI": {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
-    "MVAPICH": {"MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2"},
+    "MPI": {"PMI_RANK": "1", "PMI_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
+            "OMPI_COMM_WORLD_LOCAL_RANK": "1", "MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "2"},
     "threads": {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
 }
 
@@ -145,20 +154,21 @@ def test_a_run_in_a_notebook_or_script_takes_nothing_from_the_environment(kind, 
 
 def test_several_processes_are_their_own_whatever_another_job_left(tmp_path):
     noise = {}
-    for kind in ("another job", "PMI", "Open MPI", "threads", "accumulation"): noise |= IN_PROCESS[kind]
-    for name, environment in {"quiet": {}, "noise": noise}.items():
-        run = torchrun(2, small("simclr", tmp_path / name, epochs=1, precision="fp32"), **environment)
-        _, errors = run.communicate()
-        assert run.returncode == 0, errors
+    for kind in ("another job", "MPI", "threads", "accelerate"): noise |= IN_PROCESS[kind]
+    params = {"max_images": 40, "epochs": 1, "precision": "fp32"}
+    fork_two(small("simclr", tmp_path / "quiet", **params))
+    run = torchrun(2, small("simclr", tmp_path / "noise", **params), **noise)
+    _, errors = run.communicate()
+    assert run.returncode == 0, errors
     assert figures(tmp_path / "noise") == figures(tmp_path / "quiet")
 
 
 def test_the_number_of_threads_is_a_parameter(tmp_path):
     "It is written down, and a run is not resumed with another number."
-    run_unet(small("unet", tmp_path, epochs=2, stop_after=1, threads=2))
+    run_unet(small("unet", tmp_path, epochs=0, threads=2))
     assert "threads: 2" in (tmp_path / "params.yaml").read_text()
     with pytest.raises(ValueError, match=r"holds another run \(threads 2, here 1\)"):
-        run_unet(small("unet", tmp_path, epochs=2))
+        run_unet(small("unet", tmp_path, epochs=0))
     with pytest.raises(ValueError, match="threads=0 is out of range"): run_unet(small("unet", tmp_path, threads=0))
 
 

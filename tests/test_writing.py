@@ -305,7 +305,7 @@ FIRST = {
 }
 
 
-@pytest.mark.parametrize("first", FIRST)
+@pytest.mark.parametrize("first", [pytest.param("the command", marks=pytest.mark.slow), "the function"])
 def test_an_export_is_the_first_thing_that_a_process_does(first, model, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", FIRST[first], model, tmp_path / "model.onnx"]
@@ -419,7 +419,7 @@ def test_the_tutorial_on_own_data_leaves_a_study_file_as_it_is(workplace, capsys
 @pytest.mark.parametrize("arguments, message", [
     (["status", "things"], "no study file"), (["report", "things"], "no study file"), (["status", ""], "is empty"),
     (["predict", "", "--model", "m"], "is empty"), (["predict", "photos", "--out", ""], "is empty"),
-    (["export", "", "--onnx", "new.onnx"], "is empty"), (["record", ""], "is empty"),
+    (["export", "", "--onnx", "new.onnx"], "is empty"), (["look", ""], "is empty"), (["record", ""], "is empty"),
 ])
 def test_a_path_that_is_none_is_named(arguments, message, photos, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
@@ -484,7 +484,7 @@ def furnish(world: Path):
 
 def drawn_call(rng: random.Random, model: Path) -> list[str]:
     "A command line; of paths, any that is there or could be."
-    kinds = {"predict": 8, "export": 5, "report": 1, "record": 1, "status": 1, "cache": 2}
+    kinds = {"predict": 8, "export": 5, "report": 1, "record": 1, "status": 1, "cache": 2, "look": 1}
     (kind,) = rng.choices(list(kinds), kinds.values())
     if kind == "predict":
         maybe = [option for option in ("--overwrite", "--no-overlay") if rng.random() < 0.3]
@@ -493,12 +493,14 @@ def drawn_call(rng: random.Random, model: Path) -> list[str]:
         return ["predict", *images, "--model", str(model), *out, *maybe]
     if kind == "export": return ["export", str(model), "--onnx", rng.choice(ONNX), *rng.choice([[], ["--overwrite"]])]
     if kind == "cache": return ["cache", *rng.choice([[], ["--clear"], ["--clear", rng.choice(NAMES)]])]
+    if kind == "look": return ["look", rng.choice(FOLDERS), *rng.choice([[], ["--write"]])]
     return [kind, rng.choice(STUDIES)]
 
 
 def may_change(path: Path, arguments: list[str]) -> bool:
     "Whether a call may replace a file that was there: its own by name, where --overwrite says so, or its own report."
     if arguments[0] == "report": return path.name in ("report.ipynb", "report.html")
+    if arguments[0] == "look": return path.parent.name == "look" and path.suffix == ".html"
     if arguments[0] == "record": return path.parent.parent.name == "reference" and path.name != "notes.md"
     if "--overwrite" not in arguments: return False
     if arguments[0] == "export": return path.samefile(arguments[3]) and path.suffix == ".onnx"

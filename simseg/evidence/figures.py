@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..base.files import read_csv, read_yaml, repo_root, resolve_path
+from ..base.files import read_csv, read_json, read_yaml, repo_root, resolve_path
 from ..base.parameters import make_accelerator
 from ..base.run import read_params, read_state
 from ..images.masks import class_names, make_targets
@@ -25,16 +25,16 @@ from ..images.drawing import ratio_axis, set_theme, show_images
 from ..unet import KEPT_EPOCH, load_model
 from ..evaluation import find_objects
 from ..study.grid import BASE, Run, ratio_label, study_data, study_runs
-from ..study.results import collect_results, collect_validation, current_runs, failed_and_stale, read_history
+from ..study.results import collect_results, current_runs, failed_and_stale, read_history
 from ..study.results import result_runs, run_minutes, study_progress
-from .comparisons import seed_interval
-from .verdict import verdict, warnings_of
+from .statistics import block_interval
+from .verdict import KINDS, masks_label, say
 
 # %% ../../nbs/evidence/figures.ipynb #f778bb0c
 def mean_and_half(values: pd.Series, sign: str = "") -> str:  # 0.616 ± 0.022; with "+" as sign +0.616 ± 0.022
     "Return the mean of values, one a seed, ± half of its 95 % interval where there are several."
     if len(values) == 1: return f"{values.mean():{sign}.3f}"
-    low, high = seed_interval(values.to_numpy())
+    low, high, _ = block_interval(values)
     return f"{values.mean():{sign}.3f} ± {(high - low) / 2:.3f}"
 
 
@@ -122,11 +122,7 @@ def print_results(folder: str | Path):  # outputs/<study>
     results = collect_results(study)
     for line in _missing_runs(study, results): print(line)
     if not len(results): return
-    made = {name: folder / f"{name}.csv" for name in ("comparisons", "uses", "labels")}
-    read = {name: read_csv(file) for name, file in made.items() if file.is_file()}
-    if "comparisons" in read:
-        print(*verdict(study, results, **read), sep="\n")
-        print(*[f"- {warning}" for warning in warnings_of(study, results, collect_validation(study))], "", sep="\n")
+    if (folder / "verdict.json").is_file(): print(*say(read_json(folder / "verdict.json")), "", sep="\n")
     title = f"Test IoU on {results['n_images'].iloc[0]} images, by encoder and share of images labelled"
     print(f"{title}{seeds_note(results)}\n\n{results_table(results).to_string()}\n")
     for name, file in {"Every metric: ": "results.csv", "Report:       ": "report.html"}.items():
@@ -197,35 +193,33 @@ def plot_ratios(results: pd.DataFrame, metric: str = "iou"):
     return figure
 
 
-def plot_differences(comparisons: pd.DataFrame):
-    "Draw IoU above scratch with both intervals: a panel a recipe, one below the other, the most labels on top."
+def plot_differences(facts: dict):  # as `find_facts` gives
+    "Draw IoU above scratch, pooled (squares) and way by way (points): a panel a recipe, the fewest masks on top."
     import matplotlib.pyplot as plt
 
     set_theme()
-    rows = comparisons[comparisons["second"] == "scratch"]
-    panels = dict(list(rows.groupby("recipe", sort=False)))
-    colours = encoder_colours(rows["first"].unique())
-    heights = [len(part) for part in panels.values()] or [1]
-    size = (7.5, 0.9 + 0.35 * len(heights) + 0.24 * sum(heights))
+    pooled = [row for row in facts["kinds"] if row["question"] == "start" and row["second"] == "scratch"]
+    panels = {recipe: [row for row in [*pooled, *facts["ways"]] if row["recipe"] == recipe] for recipe in facts["recipes"]}
+    panels = {recipe: sorted(rows, key=lambda row: row["masks"]) for recipe, rows in panels.items() if rows}
+    colours = encoder_colours(dict.fromkeys(row["way"] for row in facts["ways"]))
+    heights = [len(rows) for rows in panels.values()] or [1]
+    size = (8, 0.9 + 0.35 * len(heights) + 0.22 * sum(heights))
     figure, axes = plt.subplots(len(heights), 1, figsize=size, sharex=True, squeeze=False, height_ratios=heights,
                                 layout="tight")
-    for axis, (recipe, part) in zip(axes.flat, panels.items()):
-        part = part.sort_values("label_ratio", kind="stable", ascending=False)
-        for y, row in enumerate(part.to_dict("records")):
-            colour = colours[row["first"]]
-            fill = colour if row["verdict"] in ("gain", "loss") else "white"
-            axis.plot([row["seeds_low"], row["seeds_high"]], [y, y], lw=1, color=colour)
-            axis.plot([row["images_low"], row["images_high"]], [y, y], lw=4, color=colour, alpha=0.5,
-                      solid_capstyle="butt")
-            axis.plot(row["difference"], y, "o", ms=5, color=colour, mfc=fill)
+    for axis, (recipe, rows) in zip(axes.flat, panels.items()):
+        for y, row in enumerate(rows):
+            colour = colours.get(row.get("way"), "black")
+            if row["low"] is not None: axis.plot([row["low"], row["high"]], [y, y], lw=1 + ("first" in row), color=colour)
+            fill = colour if row.get("verdict") in ("gain", "loss") else "white"
+            axis.plot(row["difference"], y, "s" if "first" in row else "o", ms=5, color=colour, mfc=fill)
         axis.axvline(0, color="#555555", lw=1)
-        names = [f"{first}, {ratio_label(ratio)}" for first, ratio in zip(part["first"], part["label_ratio"])]
-        axis.set_yticks(range(len(part)), names)
-        axis.set(ylim=(len(part) - 0.5, -0.5), xlabel="test IoU above scratch")
-        if len(panels) > 1: axis.set_title(f"{recipe} recipe", loc="left", fontsize=10)
+        names = [row["way"] if "way" in row else KINDS[row["first"]] for row in rows]
+        axis.set_yticks(range(len(rows)), [f"{name}, {masks_label(row)}" for name, row in zip(names, rows)], fontsize=8)
+        axis.set(ylim=(len(rows) - 0.5, -0.5), xlabel="test IoU above random weights")
+        if len(panels) > 1: axis.set_title(f"{facts['recipes'][recipe]} recipe", loc="left", fontsize=10)
         axis.label_outer()
-    # a line over few seeds may leave the figure
-    limit = 1.3 * rows[["images_low", "images_high", "difference"]].abs().max().max() or 0.01
+    # a line over few blocks may leave the figure
+    limit = 2 * max([abs(row["difference"]) for rows in panels.values() for row in rows], default=0) or 0.01
     axes[0, 0].set_xlim(-limit, limit)
     return figure
 
@@ -234,9 +228,9 @@ def show_predictions(study: dict, ratio: float, count: int = 8):  # count: test 
     "Draw what each way's model of the first seed finds, on the same test images, at the evaluation's threshold."
     data, part = study_data(study)
     chosen = part.test[np.linspace(0, len(part.test) - 1, count).round().astype(int)]
-    images = data.images[chosen]
+    images, masks = data.squares(chosen)
     border = Run(study, "unet", "scratch", ratio=ratio).params["border"]
-    targets = make_targets(torch.from_numpy(data.masks[chosen]), border)[:, 0].numpy()
+    targets = make_targets(torch.from_numpy(masks), border)[:, 0].numpy()
     names = class_names(data.classes)
     pictures = [images / 255, *([paint_classes(images, targets, names)] if names else [])]
     accelerator = make_accelerator(study["device"], study["precision"])
@@ -244,8 +238,8 @@ def show_predictions(study: dict, ratio: float, count: int = 8):  # count: test 
     for run in current_runs(study):
         if run.ratio == ratio: first.setdefault(run.label, run)
     for run in first.values():
-        model = load_model(run.params["model_dir"])[0].to(accelerator.device, memory_format=torch.channels_last)
-        found = find_objects(model, data, chosen, accelerator, run.params["threshold"])
+        model = load_model(run.params["model_dir"])
+        found = find_objects(*model, data, chosen, accelerator, run.params["threshold"])
         pictures.append(paint_classes(images, found, names) if names else overlay_batch(images, found, targets))
     labels = ["image", *(["truth"] if names else []), *(label.replace(" ", "\n") for label in first)]
     return show_images(np.concatenate(pictures), count, size=1.3, row_labels=labels, legend=names or None)

@@ -12,23 +12,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..base.files import read_csv, read_yaml, repo_root, write_atomic, write_csv, write_yaml
+from ..base.files import read_csv, read_json, read_yaml, repo_root, write_atomic, write_csv, write_yaml
 from ..base.run import HOW_IT_RUNS, first_difference
 from ..study.grid import FROM_CELL, recorded_counts
 from ..study.files import read_study
 from ..study.results import collect_counts, collect_histories, collect_params, collect_results, collect_validation
-from .comparisons import CELL, compare_arms, compare_labels, compare_uses
+from .comparisons import CELL
+from .verdict import find_facts, write_facts
 
 # %% ../../nbs/evidence/record.ipynb #6a82cb6f
 def reference_table(name: str, table: str) -> pd.DataFrame:
-    "Return a table (results, comparisons, labels, validation, uses or histories) of a study in params/ that we ran."
+    "Return a table (results, comparisons, validation or histories) of a study in params/ that we ran."
     return read_csv(repo_root() / "outputs" / "reference" / name / f"{table}.csv")
 
 
-def read_reference(name: str) -> tuple[dict, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    "Return a study in params/ that we ran, and its results, comparisons and labels, which every study has."
-    tables = [reference_table(name, table) for table in ("results", "comparisons", "labels")]
-    return read_study(repo_root() / "params" / f"{name}.yaml"), *tables
+def read_reference(name: str) -> tuple[dict, pd.DataFrame, dict]:
+    "Return a study in params/ that we ran, its results, and its facts, as `find_facts` gives them."
+    facts = read_json(repo_root() / "outputs" / "reference" / name / "verdict.json")
+    return read_study(repo_root() / "params" / f"{name}.yaml"), reference_table(name, "results"), facts
 
 # %% ../../nbs/evidence/record.ipynb #e6b6130b
 OF_BLOCK = ["label_seed", "ran_on", "minutes"]  # of a run's parameters: what differs from seed to seed, beside its cell
@@ -69,26 +70,27 @@ def _with_recorded(table: pd.DataFrame, file: Path, keys: list[str]) -> pd.DataF
 
 
 def record_study(study: dict, folder: Path | None = None) -> Path:  # the folder; None: outputs/reference/<study>
-    "Add a study's results to those that git sees; raise `ValueError` where there are none, or a block is mixed."
+    "Add a study's results to those that git sees, and find the facts anew; raise `ValueError` where a block is mixed."
     from safetensors.numpy import load_file, save_file
 
     folder = folder or repo_root() / "outputs" / "reference" / study["name"]
     counts = collect_counts(study)
-    if not counts: raise ValueError(f"The study {study['name']} has no evaluated cell yet; run it first.")
+    if not counts and not (folder / "results.csv").is_file():
+        raise ValueError(f"The study {study['name']} has no evaluated cell yet; run it first.")
     runs = collect_params(study)
     if (folder / "runs.yaml").is_file(): runs = read_yaml(folder / "runs.yaml") | runs
     _check_blocks(runs)
     by_cell = {f"{arm}/ratio{ratio}/seed{seed}": of_seed.astype(np.int32)
                for (arm, ratio), (seeds, found) in counts.items() for seed, of_seed in zip(seeds, found)}
     if (folder / "counts.safetensors").is_file(): by_cell = load_file(folder / "counts.safetensors") | by_cell
-    counts = recorded_counts(study, by_cell)
     rows = {"results": (collect_results(study), CELL), "validation": (collect_validation(study), CELL),
             "histories": (collect_histories(study), ["stage", "arm", "label_ratio", "seed"])}
-    tables = {name: _with_recorded(table, folder / f"{name}.csv", keys) for name, (table, keys) in rows.items()}
-    tables |= {"comparisons": compare_arms(study, counts), "labels": compare_labels(study, counts)}
-    uses = compare_uses(study, counts)
-    if len(uses): tables["uses"] = uses
-    for name, table in tables.items(): write_csv(folder / f"{name}.csv", table)
-    write_yaml(folder / "runs.yaml", runs)
-    write_atomic(folder / "counts.safetensors", lambda path: save_file(by_cell, path))
+    tables = {}
+    for name, (table, keys) in rows.items():
+        file = folder / f"{name}.csv"
+        if len(table): write_csv(file, _with_recorded(table, file, keys))
+        if file.is_file(): tables[name] = read_csv(file)
+    if runs: write_yaml(folder / "runs.yaml", runs)
+    if by_cell: write_atomic(folder / "counts.safetensors", lambda path: save_file(by_cell, path))
+    write_facts(folder, find_facts(study, **tables, counts=recorded_counts(study, by_cell)))
     return folder

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'FOREIGN', 'LARGEST', 'LARGE', 'CACHE_FORMAT', 'visible_files', 'find_image_files', 'UnreadableImage',
-           'printable', 'open_image', 'as_rgb', 'read_image', 'cache_dir', 'fingerprint', 'Source', 'cached',
-           'list_cache', 'clear_cache']
+           'printable', 'open_image', 'as_rgb', 'read_image', 'cache_dir', 'fingerprint', 'Source', 'read_pair',
+           'cached', 'list_cache', 'clear_cache']
 
 # %% ../../nbs/images/cache.ipynb #6662bcad
 import contextlib
@@ -31,6 +31,7 @@ from ..base.parameters import check_known, progress
 from ..base.run import check_files, file_fingerprint
 from .data import ImageData, _numbered, fingerprint_of, identify
 from .masks import BACKGROUND, FOREGROUND
+from .tiles import cut_squares, tile_corners
 
 # %% ../../nbs/images/cache.ipynb #1e72c40d
 ENDINGS = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff", ".jp2", ".ppm", ".pgm",
@@ -39,17 +40,17 @@ FOREIGN = {".heic", ".heif", ".hif", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".o
            ".jxl", ".nii", ".svg"}  # of images that Pillow cannot open
 LARGEST = 500_000_000  # pixels of the largest image that is read; it takes 5 GB of memory until it is made small
 LARGE = 30_000_000  # pixels above which images are read one at a time
-CACHE_FORMAT = 6  # of the files in a cached set; another number makes a new one
+CACHE_FORMAT = 7  # of the files in a cached set; another number makes a new one
 _one_large = threading.Lock()
 
 
 def visible_files(folder: Path) -> list[Path]:
-    "Return every file below a folder and the folders it links to, sorted, without names that begin with a dot."
+    "Return every file below a folder and the folders it links to, sorted; names with a dot first, or @eaDir, are none."
     files = []
     seen = set()  # a linked folder may lead back to one above it
     for root, folders, names in os.walk(folder, followlinks=True):
         place = os.path.realpath(root)
-        folders[:] = [] if place in seen else sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [] if place in seen else sorted(name for name in folders if not name.startswith((".", "@")))
         if place not in seen: files += [Path(root) / name for name in names if not name.startswith(".")]
         seen.add(place)
     return sorted(files)
@@ -179,48 +180,69 @@ class Source:
     has_masks: bool = False
     skipped: list[dict] | None = None  # files that it leaves out from the start: `file`, `why`
     classes: str = ""  # what its masks tell apart, as for `parse_classes`
-    files: list[Path] | None = None  # (N,), where images are files of their own, which may be large
+    size: object = None  # index → (width, height) as the file says; needed for tiles, and to read large ones in turn
     groups: list[str] | None = None  # (N,), names of what belongs together; None where nothing is said of it
+    tile: int = 0  # pixels of an image that become one row; 0 squeezes all of it into one
 
 
-def _decode_one(source: Source, arrays: dict, i: int) -> dict:
-    "Decode an image into row `i` of the arrays; return its id, thumbnail and mask's codes, or why it is left out."
+def read_pair(source: Source, i: int) -> tuple:  # RGB image, and trimap or None, PIL
+    "Read an image with its mask, for tiles of the same size."
+    image, mask = source.read(i)
+    image = as_rgb(image)
+    if source.tile and mask is not None: mask = mask.resize(image.size, Image.Resampling.NEAREST)
+    return image, mask
+
+
+def _count_tiles(source: Source) -> list[int]:  # (N,)
+    "Return how many rows each image takes, one where it cannot be opened, which is reported when it is decoded."
+    def count(i):
+        with contextlib.suppress(Exception): return len(tile_corners(*source.size(i), source.tile))
+        return 1
+
+    if not source.tile: return [1] * len(source.names)
+    with ThreadPoolExecutor(os.cpu_count()) as pool: return list(pool.map(count, range(len(source.names))))
+
+
+def _decode_one(source: Source, arrays: dict, ends: np.ndarray, i: int) -> dict:  # ends: of each image's rows
+    "Decode an image into its rows of the arrays; return its id, thumbnail and mask's codes, or why it is left out."
     large = False
-    with contextlib.suppress(Exception), Image.open(source.files[i]) as image:  # damaged files are reported below
-        large = image.width * image.height > LARGE
+    with contextlib.suppress(Exception): large = np.prod(source.size(i)) > LARGE  # damaged files are reported below
     with _one_large if large else contextlib.nullcontext():
-        try:
-            image, mask = source.read(i)
-            image = as_rgb(image)
+        try: image, mask = read_pair(source, i)
         except UnreadableImage as error: return {"why": str(error)}
         except ValueError: raise  # a sentence about the whole set
         except Exception as error: return {"why": f"{source.names[i]} cannot be read as an image: {error}."}
-        size = arrays["images"].shape[-2:]
-        arrays["images"][i] = np.asarray(image.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-        if mask is not None: arrays["masks"][i] = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
+        size = arrays["images"].shape[-1]
+        rows = slice(*ends[i:i + 2].tolist())
+        squares = cut_squares(image, size, source.tile)
+        if len(squares) != rows.stop - rows.start:
+            return {"why": f"{source.names[i]} has another size than its file says; save it anew."}
+        arrays["images"][rows] = squares.transpose(0, 3, 1, 2)
+        if mask is not None: arrays["masks"][rows] = cut_squares(mask, size, source.tile)
         codes = {} if mask is None else {code: count / mask.width / mask.height for count, code in mask.getcolors()}
         name, thumbnail = identify(image)
     return {"id": name, "thumbnail": thumbnail, "codes": codes}
 
 # %% ../../nbs/images/cache.ipynb #5c6c8639
-def _decode(source: Source, key: dict, size: int, folder: Path):
+def _decode(source: Source, tiles: list[int], key: dict, size: int, folder: Path):
     "Decode every image that can be read, on all cores, and write the set's folder."
     folder.mkdir()
     n = len(source.names)
-    shapes = {"images": (n, 3, size, size)}
-    if source.has_masks: shapes["masks"] = (n, size, size)
+    shapes = {"images": (sum(tiles), 3, size, size)}
+    if source.has_masks: shapes["masks"] = (sum(tiles), size, size)
     arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, shape)
               for name, shape in shapes.items()}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = pool.map(partial(_decode_one, source, arrays), range(n))
+        decoded = pool.map(partial(_decode_one, source, arrays, np.cumsum([0, *tiles])), range(n))
         rows = list(progress(decoded, total=n, desc="decoding"))
     kept = [i for i, row in enumerate(rows) if "why" not in row]
     if not kept: raise ValueError(f"None of {n} images can be read: {rows[0]['why']}")
+    kept_rows = np.flatnonzero(np.isin(np.repeat(np.arange(n), tiles), kept))
     for name, array in arrays.items():
         array.flush()
         if len(kept) == n: continue
-        rest = np.lib.format.open_memmap(folder / "kept.npy", "w+", np.uint8, (len(kept), *array.shape[1:]))
-        for row, i in enumerate(kept): rest[row] = array[i]
+        rest = np.lib.format.open_memmap(folder / "kept.npy", "w+", np.uint8, (len(kept_rows), *array.shape[1:]))
+        for row, i in enumerate(kept_rows): rest[row] = array[i]
         rest.flush()
         os.replace(folder / "kept.npy", folder / f"{name}.npy")
         arrays[name] = rest
@@ -240,15 +262,18 @@ def _decode(source: Source, key: dict, size: int, folder: Path):
         if constant: notes.append(f"{len(constant)} of {len(names)} masks {verb} {kind}, such as {constant[0]}")
     share = np.mean([rows[i]["codes"].get(FOREGROUND, 0.0) for i in kept])
     if share > 0.5 and not source.classes:
-        notes.append(f"the thing covers {share:.0%} of the pixels, so calling every pixel the thing is right that often; if it "
-                     "is the ground, swap the two values in data.yaml")
+        notes.append(f"the thing covers {share:.0%} of the pixels, so calling every pixel the thing is right that often; "
+                     "if it is the ground, swap the two values in data.yaml")
     official = source.official_test[kept].tolist() if source.official_test is not None else None
     skipped = [{"file": source.names[i], "why": row["why"]} for i, row in enumerate(rows) if "why" in row]
     pixels = fingerprint_of(arrays["images"], arrays.get("masks"))
     if source.classes: pixels = _digest(f"{pixels} {source.classes}")
+    ids = [rows[i]["id"] for i in kept]
+    if source.tile: pixels = _digest(f"{pixels} {source.tile} {ids}")  # they are judged by the original's pixels
     meta = {"key": key, "size": size, "fingerprint": pixels, "names": names, "labels": labels,
             "official_test": official, "classes": source.classes,
-            "group_names": [source.groups[i] for i in kept] if source.groups else None, "ids": [rows[i]["id"] for i in kept],
+            "group_names": [source.groups[i] for i in kept] if source.groups else None, "ids": ids,
+            "tile": source.tile, "tiles": [tiles[i] for i in kept] if source.tile else None,
             "skipped": skipped + (source.skipped or []), "notes": notes}
     write_json(folder / "meta.json", meta)
     write_json(folder / "sums.json", {file.name: file_fingerprint(file) for file in folder.iterdir()})
@@ -259,10 +284,18 @@ def _open_cache(folder: Path) -> ImageData:
     check_files(folder, read_json(folder / "sums.json"))
     meta = read_json(folder / "meta.json")
     arrays = {path.stem: np.load(path, mmap_mode="c") for path in folder.glob("*.npy")}
-    official = np.array(meta["official_test"]) if meta["official_test"] is not None else None
-    same = {name: meta[name] for name in ("fingerprint", "ids", "skipped", "notes", "classes", "group_names")}
-    return ImageData(arrays["images"], arrays.get("masks"), np.array(meta["labels"], np.int64), meta["names"], official,
-                     thumbnails=np.asarray(arrays["thumbnails"]), **same)
+    images = np.arange(len(meta["names"]))
+    pictures = np.repeat(images, meta["tiles"]) if meta["tile"] else None  # a tile has what its picture has
+
+    def of_rows(values): return [values[picture] for picture in pictures] if meta["tile"] and values else values
+
+    official = np.array(of_rows(meta["official_test"])) if meta["official_test"] is not None else None
+    same = {name: meta[name] for name in ("fingerprint", "skipped", "notes", "classes", "tile")}
+    same |= {name: of_rows(meta[name]) for name in ("ids", "group_names")}
+    labels = np.array(of_rows(meta["labels"]), np.int64)
+    thumbnails = np.asarray(arrays["thumbnails"])[images if pictures is None else pictures]
+    return ImageData(arrays["images"], arrays.get("masks"), labels, of_rows(meta["names"]), official, pictures=pictures,
+                     thumbnails=thumbnails, **same)
 
 
 def _read_meta(folder: Path) -> dict:  # empty where the folder is no decoded set, but somebody's own
@@ -296,9 +329,10 @@ def cached(key: dict, size: int, make) -> ImageData:  # equal keys hold equal pi
                 _remove_set(final)
         source = make()
         for dead in final.parent.glob(f"{WRITING}*/{key['dataset']}-*"): shutil.rmtree(dead.parent, ignore_errors=True)
-        needed = len(source.names) * size**2 * (4 if source.has_masks else 3)
+        tiles = _count_tiles(source)
+        needed = sum(tiles) * size**2 * (4 if source.has_masks else 3)
         check_free(final.parent, needed, "decoding these images", "SIMSEG_CACHE")
-        write_atomic(final, partial(_decode, source, key, size))
+        write_atomic(final, partial(_decode, source, tiles, key, size))
         for other in list(final.parent.glob(f"{name}*")):
             before = {**_read_meta(other).get("key", {}), "files": key["files"]} == key
             if before and other != final: _remove_set(other)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILE', 'WILD', 'LOOKED_AT', 'Description', 'read_description', 'description_text', 'Files', 'relative_name',
-           'find_files', 'count_values', 'propose_values', 'masks_among', 'describe_folder']
+           'is_united', 'pair_files', 'find_files', 'count_values', 'propose_values', 'masks_among', 'describe_folder']
 
 # %% ../../nbs/images/description.ipynb #3f04c834
 import os
@@ -22,7 +22,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from ..base.files import read_typed_yaml, short_path
 from ..base.parameters import check_known
-from .cache import ENDINGS, FOREIGN, UnreadableImage, find_image_files, open_image, printable, visible_files
+from .cache import (ENDINGS, FOREIGN, UnreadableImage, find_image_files, open_image, printable,
+                                 visible_files)
 from .masks import _written, looks_like_mask, mask_values, parse_values, values_line
 
 # %% ../../nbs/images/description.ipynb #04adc725
@@ -67,7 +68,7 @@ class Description(BaseModel, extra="forbid", frozen=True):
     def groups_are_captured(cls, value):
         try: captures = 1 if value in ("", "folder") else re.compile(value).groups
         except re.error as error: raise ValueError(f"this is no regular expression: {error}") from error
-        if captures != 1: raise ValueError(r'write one pair of brackets round what names a group, as in "(patient\d+)_"')
+        if captures != 1: raise ValueError(r'put brackets round what names a group, once, as in "(patient\d+)_"')
         return value
 
 
@@ -90,10 +91,10 @@ def read_description(file: Path) -> Description:  # its root, and a hub's folder
     for key in ("images", "masks"):
         for pattern in getattr(description, key):
             if "{name}" not in pattern:
-                raise ValueError(f"{places[key,]}: {pattern} has no {{name}}; write it as {key}/{{name}}.png, so that an "
-                                 "image can be paired with its mask.")
+                raise ValueError(f"{places[key,]}: {pattern} has no {{name}}; write it as {key}/{{name}}.png, so that "
+                                 "an image can be paired with its mask.")
     if description.border is not None and len(parse_values(description.values or {"thing": [1]}).names) > 1:
-        raise ValueError(f"{places['border',]}: `border` is the edge of one thing; with several, name its value ignore.")
+        raise ValueError(f"{places['border',]}: `border` is the edge of one thing; of several, name its value ignore.")
     if description.mask and not description.values:
         raise ValueError(f"{places['mask',]}: what the masks hold is to be said, such as values: {{cell: 255}}.")
     root = os.path.abspath(file.parent / Path(description.root).expanduser())
@@ -117,16 +118,16 @@ WILD = {"**/": r"(?:[^/]+/)*", "*": "[^/]*"}
 
 
 def _as_regex(pattern: str) -> re.Pattern:
-    "Return the regular expression of a pattern, which captures its name, and the folders that `**` stands for."
+    "Return the regular expression of a pattern, which captures words in braces, and the folders of `**` as __above."
     body, _, ending = pattern.rpartition(".")
     seen = set()
     regex = ""
-    for part in re.split(r"(\{name\}|\*\*/|\*)", body):
-        group = {"{name}": ("name", "[^/]+"), "**/": ("above", WILD["**/"])}.get(part)
-        if group is None: regex += WILD.get(part, re.escape(part))
-        elif group[0] in seen: regex += f"(?P={group[0]})"
-        else: regex += f"(?P<{group[0]}>{group[1]})"
-        if group: seen.add(group[0])
+    for part in re.split(r"(\{[a-z]+\}|\*\*/|\*)", body):
+        word = "__above" if part == "**/" else part[1:-1] if re.fullmatch(r"\{[a-z]+\}", part) else ""
+        if not word: regex += WILD.get(part, re.escape(part))
+        elif word in seen: regex += f"(?P={word})"
+        else: regex += f"(?P<{word}>{WILD.get(part, '[^/]+')})"
+        seen.add(word)
     return re.compile(f"{regex}(?i:\\.{'[^./]+' if ending == '*' else re.escape(ending)})")
 
 
@@ -144,30 +145,45 @@ def relative_name(path: Path, root: str) -> str:
     return unicodedata.normalize("NFC", printable(path.relative_to(root).as_posix()))
 
 
+def is_united(masks: str) -> bool:  # a pattern
+    "Return whether several files that fit a pattern make one mask."
+    return "*" in re.sub(r"\*\*/|\.\*$", "", masks)
+
+
+def pair_files(paths: dict, images: list[str], masks: list[str]) -> dict:  # of path below the root → file
+    "Return the files that fit patterns, as images and masks of each name that pairs them; what fits both is a mask."
+    with_folders = all("**/" in pattern for pattern in [*images, *masks])
+    named = {"masks": {}, "images": {}}
+    taken = set()
+    for key, patterns in (("masks", masks), ("images", images)):
+        for regex in [_as_regex(unicodedata.normalize("NFC", pattern)) for pattern in patterns]:
+            for text, path in paths.items():
+                fits = None if key == "images" and text in taken else regex.fullmatch(text)
+                if not fits: continue
+                words = {word: part for word, part in fits.groupdict().items() if word[0] != "_"}
+                above = fits["__above"] if with_folders else ""
+                name = above + "/".join(words[word] for word in sorted(words, key=lambda word: (word == "name", word)))
+                if key == "masks": taken.add(text)
+                if path not in named[key].setdefault(name, []): named[key][name].append(path)
+    return {"images": named["images"], "masks": named["masks"]}
+
+
 def find_files(description: Description, where: str) -> Files:  # `where` names the description in messages
     "Return the files of a description; raise `FileNotFoundError` or `ValueError` where images and masks do not pair."
     root = description.root
     paths = {relative_name(path, root): path for path in visible_files(Path(root))
              if path.suffix.lower() in {*ENDINGS, *FOREIGN}}
-    with_folders = all("**/" in pattern for pattern in [*description.images, *description.masks])
-    named = {"images": {}, "masks": {}}
+    named = pair_files(paths, description.images, description.masks)
     for key, of_name in named.items():
         patterns = getattr(description, key)
-        for pattern in patterns:
-            regex = _as_regex(unicodedata.normalize("NFC", pattern))
-            for text, path in paths.items():
-                fits = regex.fullmatch(text)
-                if not fits: continue
-                name = (fits["above"] if with_folders else "") + fits["name"]
-                of_name.setdefault(name, []).append(path)
         if patterns and not of_name:
-            raise FileNotFoundError(f"{where}: no image fits {key}: {', '.join(patterns)}; below {root} are {len(paths)} "
-                                    f"images{', such as ' + min(paths) if paths else ''}.")
-        united = key == "masks" and any("*" in re.sub(r"\*\*/|\.\*$", "", pattern) for pattern in patterns)
+            raise FileNotFoundError(f"{where}: no image fits {key}: {', '.join(patterns)}; below {root} are "
+                                    f"{len(paths)} images{', such as ' + min(paths) if paths else ''}.")
+        united = key == "masks" and any(map(is_united, patterns))
         for name, files in of_name.items():
             if len(files) > 1 and not united:
-                raise ValueError(f"{where}: {files[0]} and {files[1]} have the same name, {name}; rename one, or write **/ "
-                                 "in all patterns where folders hold the same names.")
+                raise ValueError(f"{where}: {files[0]} and {files[1]} have the same name, {name}; rename one, or write "
+                                 "**/ in all patterns where folders hold the same names.")
     images = {name: files[0] for name, files in named["images"].items()}
     masks = named["masks"]
     bare = [name for name in images if description.masks and name not in masks]
@@ -195,6 +211,15 @@ def count_values(masks: list[Path]) -> pd.DataFrame:  # file, value (a colour as
     return pd.DataFrame(rows, columns=["file", "value", "share"])
 
 
+def _are_classes(held: pd.DataFrame) -> bool:  # file, number; without the background
+    "Return whether numbers come back in other masks, and leave some out, as classes do and numbers of things do not."
+    held = held[held["number"] != 255]
+    by_file = held.groupby("file")["number"]
+    counted_up = (by_file.nunique() == by_file.max()) & (by_file.max() > 1)
+    files = held.groupby("number")["file"].nunique()
+    return held["number"].max() < 128 and counted_up.mean() < 0.5 and files.mean() >= 1.5 and len(files) <= 64
+
+
 def propose_values(counted: pd.DataFrame) -> tuple[dict, str]:  # as for `values`, and why
     "Return what the values of masks may mean, and what speaks for it."
     black = counted["value"].isin(["0", "#000000"])
@@ -208,17 +233,20 @@ def propose_values(counted: pd.DataFrame) -> tuple[dict, str]:  # as for `values
     if len(held) == 1: return {"thing": [_typed(held[0])]}, said
     if len(held) == 2 and not black.any():
         return {"thing": [_typed(held[1])], "background": [_typed(held[0])]}, said.replace("beside 0, ", "")
-    if len(held) > 8 and numbers == held:
+    if numbers == held and (len(held) > 8 or float(held[-1]) > 255):
         values = [float(value) for value in held]
         whole = counted[~black].groupby("file").size().max()
         edges = counted.assign(number=counted["value"].astype(float))
-        extreme = edges[(edges["number"] < 32) | (edges["number"] > max(values) - 32)]["share"].sum() / edges["share"].sum()
+        at_an_end = (edges["number"] < 32) | (edges["number"] > max(values) - 32)
+        extreme = edges[at_an_end]["share"].sum() / edges["share"].sum()
         if max(values) <= 255 and max(values) >= 128 and whole > 20 and extreme > 0.9:
             return {"thing": ["above 127"]}, f"{said}: soft edges or JPEG compression"
         if max(values) <= 1: return {"thing": ["above 0.5"]}, f"{said}: soft edges"
-        return {"thing": ["above 0"]}, f"{said}: a number for each thing"
+        if not _are_classes(edges[~black]): return {"thing": ["above 0"]}, f"{said}: a number for each thing"
+    if numbers == held and not "".join(held).isdigit(): return {"thing": ["above 0"]}, f"{said}: no whole numbers"
     ignored = held[-1] == "255" and len(held) > 1 and int(held[-2]) < 128
-    if len(numbers) < len(held): held = [value if value[0] == "#" else _written(int(value) * 0x010101, True) for value in held]
+    if len(numbers) < len(held):
+        held = [value if value[0] == "#" else _written(int(value) * 0x010101, True) for value in held]
     names = [f"class_{i}" for i in range(1, len(held) + 1)]
     if ignored: names[-1] = "ignore"
     return {name: [_typed(value)] for name, value in zip(names, held)}, said
@@ -248,8 +276,8 @@ def _plain_labelled(folder: Path) -> Description:
     for other in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
         files = [] if other.name in ("images", "masks") else visible_files(other)
         if masks_among([path for path in files if path.suffix.lower() in ENDINGS]):
-            raise ValueError(f"{folder} holds masks/ and {other.name}/, which looks like masks too; say which are meant in "
-                             f"{folder / FILE}: simseg look {folder} proposes one.")
+            raise ValueError(f"{folder} holds masks/ and {other.name}/, which looks like masks too; say which are meant "
+                             f"in {folder / FILE}: simseg look {folder} proposes one.")
     masks = [path for files in find_files(plain, str(folder)).masks.values() for path in files]
     try: values, reason = propose_values(count_values(masks))
     except ValueError as error: raise ValueError(f"{folder}: {error}.") from error
@@ -273,8 +301,8 @@ def _check_black(masks: list[Path]):
         palette = np.reshape(mask.getpalette("RGB"), (-1, 3)).sum(1)
         thing = max(value for _, value in held)
         if palette[0] > palette[thing]:
-            raise ValueError(f"The palette of {path} shows 0 lighter than {thing}, so which is the thing is to be said in "
-                             f"{FILE}: values: {{thing: {thing}}}, or values: {{thing: 0, background: {thing}}}.")
+            raise ValueError(f"The palette of {path} shows 0 lighter than {thing}, so which is the thing is to be said "
+                             f"in {FILE}: values: {{thing: {thing}}}, or values: {{thing: 0, background: {thing}}}.")
 
 
 def describe_folder(folder: Path) -> Description:  # its root as a whole path
@@ -289,10 +317,11 @@ def describe_folder(folder: Path) -> Description:  # its root as a whole path
     for place in sorted({place for path in files for place in path.parents if place.is_relative_to(folder)}):
         if (place / FILE).is_file() or (place / "masks").is_dir():
             raise ValueError(f"{folder} holds a labelled set in {place}, whose masks and test images are not to be "
-                             "pretrained on; give a folder of photos alone, or that set itself.")
+                             "pretrained on; give a folder of photos alone, or that set itself, or say what all of it "
+                             f"is in {folder / FILE}: simseg look {folder} proposes one.")
     masks = masks_among(files)
     if masks:
-        raise ValueError(f"{masks[0]} looks like a mask, and masks are not to be pretrained on. If {folder} is a labelled "
-                         f"set, say what it holds in {folder / FILE}: simseg look {folder} proposes one. If all images are "
-                         "photos, write there: images: \"**/{name}.*\"")
+        raise ValueError(f"{masks[0]} looks like a mask, and masks are not to be pretrained on. If {folder} is a "
+                         f"labelled set, say what it holds in {folder / FILE}: simseg look {folder} proposes one. If all "
+                         "images are photos, write there: images: \"**/{name}.*\"")
     return Description(root=str(folder), images="**/{name}.*")

@@ -160,8 +160,9 @@ def as_trimap(mask: Image.Image, name, classes: Classes, border: int | None = No
         if len(unknown) > 4 and not coloured:
             remedy += ("; if soft edges or JPEG compression made so many, "
                        f'write "values: {{{classes.names[0]}: above 127}}", which cuts them half-way')
-        raise ValueError(f"The mask {name} holds {', '.join(shares)}{', …' if len(unknown) > 6 else ''}, which `values` "
-                         f"does not name ({classes}); {remedy}.")
+        more = ", …" if len(unknown) > 6 else ""
+        raise ValueError(f"The mask {name} holds {', '.join(shares)}{more}, which `values` does not name ({classes}); "
+                         f"{remedy}.")
     codes = [BORDER if value == border else CODES[number] for value, number in zip(held, numbers)]
     return np.array(codes, np.uint8)[np.searchsorted(found, values)]
 

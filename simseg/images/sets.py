@@ -8,7 +8,9 @@ __all__ = ['SYNTHETIC', 'PETS', 'SETS', 'HUB', 'DATASETS', 'PETS_FOLDER', 'SYNTH
 
 # %% ../../nbs/images/sets.ipynb #55b85055
 import re
+from functools import cache
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps
 from ..base.files import resolve_path
 from ..base.parameters import check_range
 from .cache import (ENDINGS, FOREIGN, Source, cache_dir, cached, find_image_files, fingerprint, open_image,
-                                 read_image, visible_files)
+                                 read_image, read_pair, visible_files)
 from .data import ImageData, _numbered, group_images, use_lists
 from .description import (FILE, Description, count_values, describe_folder, find_files, propose_values,
                                        read_description, relative_name)
@@ -59,8 +61,8 @@ def _group_names(described: Description, paths: list[str], where: str) -> list[s
     found = [re.search(described.groups, path) for path in paths]
     outside = [path for path, match in zip(paths, found) if not match]
     if not outside: return [match[1] for match in found]
-    raise ValueError(f"{where}: groups {described.groups!r} fits {len(paths) - len(outside)} of {len(paths)} images, and not "
-                     f"{outside[0]}; every image belongs to a group.")
+    raise ValueError(f"{where}: groups {described.groups!r} fits {len(paths) - len(outside)} of {len(paths)} images, and "
+                     f"not {outside[0]}; every image belongs to a group.")
 
 
 def _of_files(described: Description, where: str) -> Source:
@@ -69,9 +71,14 @@ def _of_files(described: Description, where: str) -> Source:
     names = list(files.images)
     paths = list(files.images.values())
     groups = _group_names(described, [relative_name(path, described.root) for path in paths], where)
+
+    def size(i):
+        with Image.open(paths[i]) as image: return image.size
+
+    same = {"names": names, "size": size, "groups": groups, "tile": described.tile}
     if not described.masks:
         labels = _numbered([path.parent.name for path in paths])
-        return Source(lambda i: (read_image(paths[i]), None), labels, names, files=paths, groups=groups)
+        return Source(lambda i: (read_image(paths[i]), None), labels, **same)
     values = described.values
     if not values:
         values, reason = propose_values(count_values([path for of_name in files.masks.values() for path in of_name]))
@@ -92,18 +99,26 @@ def _of_files(described: Description, where: str) -> Source:
         official = np.array([not {name, path.name, path.stem}.isdisjoint(tested) for name, path in zip(names, paths)])
         if not official.any(): raise ValueError(f"{where}: {described.test} names none of the {len(names)} images.")
     classes = str(meaning) if len(meaning.names) > 1 else ""
-    return Source(read, np.zeros(len(names), np.int64), names, official, True, skipped, classes, paths, groups)
+    return Source(read, np.zeros(len(names), np.int64), official_test=official, has_masks=True, skipped=skipped,
+                  classes=classes, **same)
 
 
 def _of_hub(described: Description) -> Source:
     "Return a set of the Hugging Face hub, or of parquet files, with its masks where a column holds them."
-    from datasets import load_dataset
+    import datasets
 
-    rows = load_dataset(described.hub, split="train")
+    rows = datasets.load_dataset(described.hub, split="train")
     names = [f"{i:05d}" for i in range(len(rows))]
     labels = np.array(rows[described.label]) if described.label else np.zeros(len(rows), np.int64)
     groups = [str(group) for group in rows[described.groups]] if described.groups else None
-    if not described.mask: return Source(lambda i: (rows[i][described.image], None), labels, names, groups=groups)
+    stored = rows.cast_column(described.image, datasets.Image(decode=False))
+
+    def size(i):
+        file = stored[i][described.image]
+        with Image.open(BytesIO(file["bytes"]) if file["bytes"] else file["path"]) as image: return image.size
+
+    same = {"names": names, "size": size, "groups": groups, "tile": described.tile}
+    if not described.mask: return Source(lambda i: (rows[i][described.image], None), labels, **same)
     meaning = parse_values(described.values)
 
     def read(i):
@@ -111,7 +126,7 @@ def _of_hub(described: Description) -> Source:
         return row[described.image], _as_codes([(row[described.mask], names[i])], meaning, described.border)
 
     classes = str(meaning) if len(meaning.names) > 1 else ""
-    return Source(read, labels, names, has_masks=True, classes=classes, groups=groups)
+    return Source(read, labels, has_masks=True, classes=classes, **same)
 
 # %% ../../nbs/images/sets.ipynb #d98baee0
 SYNTHETIC = {"synthetic": "animals", "synthetic_objects": "objects"}  # data set → flavour, as for `make_synthetic`
@@ -132,8 +147,8 @@ def check_source(dataset: str, data_root: str = "") -> Path | None:  # None: it 
     place = resolve_path(data_root) / name if named else resolve_path(dataset)
     if place.is_dir() or (place.is_file() and place.suffix == ".yaml" and not named): return place
     if not named:
-        raise FileNotFoundError(f"dataset={dataset!r} is neither a folder ({place}), nor a description that ends in .yaml, "
-                                f"nor one of {', '.join(DATASETS)}.")
+        raise FileNotFoundError(f"dataset={dataset!r} is neither a folder ({place}), nor a description that ends in "
+                                f".yaml, nor one of {', '.join(DATASETS)}.")
     raise FileNotFoundError(f"data_root={data_root!r} has no folder {name} ({place}); put the data set there, "
                             "or set data_root='' to download it.")
 
@@ -201,6 +216,7 @@ def load_data(
     key = {"dataset": dataset if named else "folder", "path": str(place or "download"),
            "files": files_fingerprint(dataset, data_root)}  # what the pixels depend on
 
+    @cache
     def source():
         described = None if dataset in PETS else describe(dataset, data_root)
         if described and not described.hub: return _of_files(described, str(place))
@@ -208,15 +224,17 @@ def load_data(
         except Exception as error:  # the libraries raise a different class for each way a download can fail
             holds = f"{PETS_FOLDER}/ with images/, annotations/" if dataset in PETS else f"{dataset}/ as parquet files"
             remedy = f"set data_root to a folder with {holds}" if named else "see `hub` and its columns there"
-            raise FileNotFoundError(f"{dataset} could not be loaded from {described.hub if described else place or 'its server'} "
-                                    f"({type(error).__name__}: {error}): {remedy}.") from error
+            origin = described.hub if described else place or "its server"
+            raise FileNotFoundError(f"{dataset} could not be loaded from {origin} ({type(error).__name__}: {error}): "
+                                    f"{remedy}.") from error
 
     data = cached(key, image_size, source)
     damaged = [row["why"] for row in data.skipped if not row["why"].endswith(("without an image.", "without a mask."))]
-    every = len(data) + len(damaged)
+    every = data.n_pictures(np.arange(len(data))) + len(damaged)
     if len(damaged) > MAX_UNREADABLE * every:
         raise ValueError(f"{len(damaged)} of {every} images of {dataset} cannot be read, more than a share of "
                          f"{MAX_UNREADABLE}; repair or remove them: {damaged[0]}")
+    if data.tile: data.read_whole = lambda name: read_pair(source(), source().names.index(name))
     if dataset in PETS: use_lists(data)
     if data.masks is not None and not data.listed: group_images(data)
     return data
@@ -227,7 +245,8 @@ def load_pairs(dataset: str, image_size: int, data_root: str = "", max_images: i
     data = load_data(dataset, image_size, data_root, max_images)
     if data.masks is not None: return data
     raise ValueError(f"dataset={dataset!r} has no masks; fine-tuning takes synthetic, pets, pets_species, or a folder "
-                     f"with images/ and masks/, or with masks that its {FILE} describes: simseg look {dataset} proposes one.")
+                     f"with images/ and masks/, or whose {FILE} says where its masks are: simseg look {dataset} proposes "
+                     "one.")
 
 
 def load_unlabelled(dataset: str, image_size: int, data_root: str = "", max_images: int = 0) -> ImageData:

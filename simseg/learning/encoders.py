@@ -11,6 +11,7 @@ import argparse
 import difflib
 import re
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ UNTRAINED = ["scratch", "imagenet"]  # starts that are no file
 RESNETS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]  # known without importing smp, for two seconds
 
 
+@cache  # a study asks for each of its runs
 def check_encoder(encoder_name: str):
     "Raise `ValueError` for a name that is no encoder of smp, or none for a U-Net."
     if encoder_name in RESNETS: return

@@ -38,8 +38,8 @@ def _check_stage(study: dict, where: str, values: dict, stage: str, shared=(), e
     for name in {*MOVED} & {*values}:
         means = {part.partition("=")[0]: part.partition("=")[2].split(",") for part in str(values[name]).split()}
         if name == "threshold_masks": means = {"thing": ["above 127"]}
-        raise ValueError(f"`{name}` has moved into data.yaml, beside the images; write there, with the places as they are: "
-                         f"images: images/**/{{name}}.*, masks: masks/**/{{name}}.*, {values_line(means)}")
+        raise ValueError(f"`{name}` has moved into data.yaml, beside the images; write there, with the places as they "
+                         f"are:\nimages: images/**/{{name}}.*\nmasks: masks/**/{{name}}.*\n{values_line(means)}")
     check_known(f"parameter of {where} in the study file", values, known)
     check_types({name: value for name, value in values.items() if known[name] is not None}, known)
     epochs = values.get("epochs_at", {})

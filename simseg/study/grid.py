@@ -181,9 +181,9 @@ def runs_to_do(study: dict) -> list[Run]:
 
 # %% ../../nbs/study/grid.ipynb #a490884a
 def study_data(study: dict) -> tuple:  # ImageData, and its Split with every development image
-    "Return the images that a study fine-tunes and tests on."
+    "Return the images that a study fine-tunes and tests on, a row a picture."
     params = Run(study, "unet", "scratch", ratio=0.8).params
-    data = load_pairs(params["dataset"], params["image_size"], params["data_root"], params["max_images"])
+    data = load_pairs(params["dataset"], params["image_size"], params["data_root"], params["max_images"]).by_picture()
     return data, split_data(data, 0.8, params["split"], params["split_seed"])
 
 # %% ../../nbs/study/grid.ipynb #ab979f99

@@ -146,14 +146,16 @@ def failed_and_stale(table: pd.DataFrame) -> list[str]:  # "failed: unet scratch
 
 # %% ../../nbs/study/results.ipynb #4dd9c865
 class Counts(np.ndarray):
-    "Intersection and union of a cell's runs, which know the images that they were counted on."
+    "Intersection and union of a cell's runs, which know the images that they were counted on, and their groups."
 
-    def __new__(cls, pixels: np.ndarray, images: list[str]):  # (S, N, 2 K), int64; (N,), ids, or names without ids
-        counts = np.asarray(pixels).view(cls)
-        counts.images = images
+    def __new__(cls, pixels: np.ndarray, images: list[str], groups: list[str] | None = None):
+        counts = np.asarray(pixels).view(cls)  # (S, N, 2 K), int64
+        counts.images = images  # (N,), ids, or names without ids
+        counts.groups = groups  # (N,), names of what belongs together; None where nothing is said of it
         return counts
 
-    def __array_finalize__(self, source): self.images = getattr(source, "images", None)
+    def __array_finalize__(self, source):
+        for name in ("images", "groups"): setattr(self, name, getattr(source, name, None))
 
 
 def check_same_images(*images: list[str]):
@@ -167,7 +169,8 @@ def count_pixels(per_image: list[pd.DataFrame]) -> Counts:  # per_image.csv of e
     "Return the counts of a cell's runs; raise `ValueError` where the test images differ."
     images = [list(table["id" if "id" in table else "name"]) for table in per_image]
     check_same_images(*images)
-    return Counts(np.stack([intersections_and_unions(table) for table in per_image]), images[0])
+    groups = list(per_image[0]["group"].astype(str)) if "group" in per_image[0] else None
+    return Counts(np.stack([intersections_and_unions(table) for table in per_image]), images[0], groups)
 
 # %% ../../nbs/study/results.ipynb #80ecd561
 def _cell(run: Run): return {"encoder": run.start, "recipe": run.recipe, "label_ratio": run.ratio, "seed": run.seed}
@@ -213,7 +216,8 @@ def run_minutes(run: Run) -> float:
     metrics = run.folder / "metrics.json"
     history = read_history(run)
     if "images_per_second" not in history or not metrics.is_file(): return 0.0
-    return float((read_json(metrics)["n_train"] / history["images_per_second"]).sum() / 60)
+    counted = read_json(metrics)
+    return float((counted.get("n_tiles", counted["n_train"]) / history["images_per_second"]).sum() / 60)
 
 # %% ../../nbs/study/results.ipynb #8f048df4
 def result_runs(study: dict) -> list[Run]:

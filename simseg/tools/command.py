@@ -21,6 +21,7 @@ from ..study.files import begun_file, begun_study
 from ..study.results import current_runs, failed_and_stale, study_progress
 from ..evidence.record import record_study
 from ..report import write_report_html
+from .look import look
 from .new import new_study
 from .predict import export_onnx, predict_files
 
@@ -92,6 +93,29 @@ SIDE = "side of the square that the model sees; needed where the model's folder 
 WRITING = {"--overwrite": dict(action="store_true", help="replace files of simseg that are there already"),
            "--image-size": dict(type=int, default=0, metavar="PIXELS", help=SIDE)}
 
+# %% ../../nbs/tools/command.ipynb #b54a7257
+@_command({
+    "folder": dict(type=_path, metavar="FOLDER", help="folder of images, or the file of a description"),
+    "--write": dict(action="store_true", help="write the proposed data.yaml into the folder; one that is there stays"),
+})
+def _look(args):
+    "Say what a folder holds and what would be read wrongly, and propose a data.yaml for it."
+    seen = look(Path(args.folder).absolute())
+    print(seen)
+    if seen.drawn: print(f"\nOutlines to look at: {seen.save_page()}")
+    for file in seen.write() if args.write else []: print(f"Written: {file}")
+
+
+@_command({
+    "name": dict(metavar="NAME", help="of the study: params/NAME.yaml is written"),
+    "photos": dict(type=_path, metavar="PHOTOS", help="folder of images without masks"),
+    "labelled": dict(type=_path, metavar="LABELLED", help="folder of images with masks"),
+    "--blocks": dict(type=int, default=0, metavar="N", help="repeats, each with its own draw of masks (5; 1 to begin)"),
+})
+def _new(args):
+    "Look at two sets, say what a study of them will cost, and write its file."
+    new_study(args.name, os.path.abspath(args.photos), os.path.abspath(args.labelled), args.blocks)
+
 # %% ../../nbs/tools/command.ipynb #bc46390f
 @_command({
     "images": dict(nargs="+", type=_path, metavar="IMAGE", help="image files, and folders of them"),
@@ -137,17 +161,6 @@ def _cache(args):
     print(f"{sets['MB'].sum():,.1f} MB {'cleared from' if args.clear is not None else 'in'} {cache_dir()}")
 
 # %% ../../nbs/tools/command.ipynb #32179b0a
-@_command({
-    "name": dict(metavar="NAME", help="of the study: params/NAME.yaml is written"),
-    "photos": dict(type=_path, metavar="PHOTOS", help="folder of images without masks"),
-    "labelled": dict(type=_path, metavar="LABELLED", help="folder of images with masks; simseg look proposes its data.yaml"),
-    "--blocks": dict(type=int, default=0, metavar="N", help="repeats, each with its own draw of masks (default 5; 1 for a first look)"),
-})
-def _new(args):
-    "Look at two sets, say what a study of them will cost, and write its file."
-    new_study(args.name, os.path.abspath(args.photos), os.path.abspath(args.labelled), args.blocks)
-
-
 @_command(STUDY | {"--watch": dict(action="store_true", help="go on until the study is done")})
 def _status(args):
     "Print how each run of a study stands."

@@ -34,7 +34,7 @@ from ..augmentations import normalise, random_views, two_views
 from ..learning.encoders import load_encoder, make_encoder
 from ..learning.metrics import count_batch, decide_classes, probabilities, summarise
 from ..simclr import encode, nt_xent
-from ..unet import load_model
+from ..unet import load_model, predict_pictures
 from ..study.grid import ratio_label, study_data, study_runs
 from ..study.files import read_study, study_files
 from ..study.results import current_runs
@@ -90,7 +90,7 @@ REFERENCE_VIEWS = {"jitter_strength": 1.0, "min_scale": 0.08, "grey_probability"
 
 
 @lru_cache(maxsize=4)
-def _loaded(dataset: str, data_root: str) -> ImageData: return load_data(dataset, 64, data_root)
+def _loaded(dataset: str, data_root: str) -> ImageData: return load_data(dataset, 64, data_root).by_picture()
 
 
 def _explore_set(draw, dataset: str, data_root: str, **controls) -> Explorer:
@@ -146,9 +146,10 @@ def explore_data(dataset: str = "synthetic", data_root: str = "") -> Explorer:  
         if not len(indices): raise ValueError(f"There are no images in the part {part!r} of {dataset}.")
         page = explorer.up_to("page", math.ceil(len(indices) / 18))
         shown = indices[18 * page:18 * page + 18]
-        images = np.array(data.images[shown]).transpose(0, 2, 3, 1)
-        if data.masks is not None:
-            inside = object_pixels(torch.from_numpy(np.array(data.masks[shown])))
+        images, masks = data.squares(shown)
+        images = np.array(images).transpose(0, 2, 3, 1)
+        if masks is not None:
+            inside = object_pixels(torch.from_numpy(np.array(masks)))
             images[(inside & grow(~inside)).numpy()] = LINE_COLOUR
         rows = [slice(start, start + 6) for start in range(0, len(shown), 6)]
         captions = [[data.names[i][-18:] for i in shown[row]] for row in rows]
@@ -314,16 +315,19 @@ def explore_temperature(file: str | Path = "") -> Explorer:  # as for `explore_n
 def explore_predictions(file: str | Path = "") -> Explorer:  # as for `explore_neighbours`
     "Show test images with the predictions of a study's models, side by side."
     images_of = lru_cache(maxsize=2)(lambda file: study_data(read_study(file)))
-    model_of = lru_cache(maxsize=32)(lambda file, run: load_model(run.at("unet").folder / "model")[0])
+    model_of = lru_cache(maxsize=32)(lambda file, run: load_model(run.at("unet").folder / "model"))
 
     def evaluated(study):
         return [run for run in current_runs(study) if (run.at("unet").folder / "model" / "config.json").is_file()]
 
     @lru_cache(maxsize=128)
-    def predict(file, run, image):  # (1, C, S, S), float32
-        pixels = normalise(torch.from_numpy(np.array(images_of(file)[0].images[image:image + 1])))
-        with torch.no_grad(), make_accelerator("cpu", run.study["precision"]).autocast():
-            return model_of(file, run)(pixels).float()
+    def predict(file, run, image):  # (1, C, S, S), float32, or (1, C, H, W) of a picture that was cut
+        data = images_of(file)[0]
+        model, settings = model_of(file, run)
+        accelerator = make_accelerator("cpu", run.study["precision"])
+        if data.tile: return next(predict_pictures(model, data, [image], settings, accelerator))[-1]
+        pixels = normalise(torch.from_numpy(np.array(data.images[image:image + 1])))
+        with torch.no_grad(), accelerator.autocast(): return model(pixels).float()
 
     def draw(explorer, file, runs, order, threshold, **offered):
         data, split = images_of(file)
@@ -343,8 +347,12 @@ def explore_predictions(file: str | Path = "") -> Explorer:  # as for `explore_n
         if order == "most disagreement": by = evaluations.min(axis=1) - evaluations.max(axis=1)
         image = split.test[by.argsort(kind="stable")][explorer.up_to("rank", len(by))]
         picture = np.array(data.images[image])
+        mask = data.masks[image]
+        if data.tile:
+            photo, mask = map(np.array, data.read_whole(data.names[image]))
+            picture = photo.transpose(2, 0, 1)
         grey = np.repeat(picture.mean(0)[..., None] / 255, 3, 2)
-        target = make_targets(torch.from_numpy(np.array(data.masks[image:image + 1])), runs[0].params["border"])
+        target = make_targets(torch.from_numpy(np.array(mask))[None], runs[0].params["border"])
         truth = target[0, 0].numpy()
         names = class_names(data.classes)
         columns = [[picture, mask_tile(truth, names), None]]

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -26,7 +25,7 @@ from ..images.masks import as_value_mask, class_names, parse_classes
 from ..images.drawing import class_colours, highlight
 from ..augmentations import normalise
 from ..learning.metrics import check_threshold, decide_classes, probabilities
-from ..unet import load_model
+from ..unet import load_model, predict_whole
 
 # %% ../../nbs/tools/predict.ipynb #a3d6fca0
 @dataclass
@@ -43,7 +42,7 @@ def predict(
     images,  # PIL images or paths, any iterable of them; one that makes them as they are asked for keeps memory small
     model_dir: str | Path,  # as for `load_model`
     threshold: float = 0.5,  # probability from which a pixel belongs to the mask; not used with several classes
-    batch_size: int = 8,  # images a forward pass, and full-size images in memory at a time
+    batch_size: int = 8,  # squares a forward pass, and full-size images in memory at a time
     image_size: int = 0,  # as for `load_model`
     device: str = "auto", precision: str = "auto",  # auto, cpu or cuda; auto, fp32 or bf16
 ):  # yields a `Prediction` an image, in order
@@ -53,16 +52,11 @@ def predict(
     accelerator = make_accelerator(device, precision)
     model, preprocessing = load_model(model_dir, image_size)
     model = model.to(accelerator.device, memory_format=torch.channels_last)
-    square = (preprocessing["image_size"],) * 2
     images = iter(images)
     while batch := list(islice(images, batch_size)):
         batch = [as_rgb(image) if isinstance(image, Image.Image) else read_image(image) for image in batch]
-        squashed = np.stack([np.asarray(image.resize(square, Image.Resampling.BILINEAR)) for image in batch])
-        pixels = torch.from_numpy(squashed).permute(0, 3, 1, 2).to(accelerator.device)
-        with accelerator.autocast(): logits = model(normalise(pixels))
-        for image, small in zip(batch, probabilities(logits.float())):
-            size = (image.height, image.width)
-            probability = F.interpolate(small[None], size, mode="bilinear", antialias=True)[0].cpu().numpy()
+        for image, whole in zip(batch, predict_whole(model, batch, preprocessing, accelerator, batch_size)):
+            probability = whole.cpu().numpy()
             mask = decide_classes(probability[None], threshold)[0]
             if not preprocessing["classes"]: yield Prediction(image, probability[0], mask)
             else: yield Prediction(image, probability, mask.astype(np.uint8), preprocessing["classes"])
