@@ -22,13 +22,14 @@ import yaml
 from filelock import FileLock, Timeout
 from snakemake.logging import logger
 
-from simseg.study.batch import STOPS, SUMS, StudyLines, is_heard, print_anything
+from simseg.study.batch import STOPS, SUMS, is_heard, print_anything
 from simseg.base.parameters import resolved_precision
 from simseg.images.sets import files_fingerprint
 from simseg.evidence.figures import print_results
 from simseg.base.run import code_fingerprint, read_state
 from simseg.study.grid import Run, ready_encoder, run_resources, runs_to_do, split_arm
 from simseg.study.files import RESOURCES, check_not_taken, check_study
+from simseg.study.lines import StudyLines
 from simseg.study.results import collect_results
 from simseg.study.files import note_origin, read_study
 from simseg.learning.encoders import UNTRAINED, encoder_file
@@ -136,6 +137,8 @@ onstart:
     try: lock.acquire()
     except Timeout: raise WorkflowError(f"The study {study['name']} is running already; wait for it, or stop it first.")
     note_origin(study, study_file)
+    try: lines.begin(study, Path(study_files[-1]).read_text(encoding="utf-8") if study_files else "")
+    except (ValueError, OSError) as error: raise WorkflowError(str(error))
     for each in STOPS: signal.signal(each, lines.stop)  # Snakemake has its own by now, which waits for every run's end
 
 make_report = f"{python} -m simseg report {root}/study.yaml > {root}/log.txt 2>&1"

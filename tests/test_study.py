@@ -130,8 +130,10 @@ def assert_runs_are_whole(out, said):
         cells = nbformat.read(folder / "notebook.ipynb", 4).cells
         assert batch_cells(cells) == cells
     assert "epoch 1/1" in (out / "simclr" / "animals" / "seed0" / "log.txt").read_text()
-    for line in (r"simclr +animals seed 0", r"unet +animals-frozen 80% seed 0", r"evaluation +scratch 80% seed 0"):
-        assert re.search(rf"^ *\d/8  {line} ", said, re.MULTILINE), line
+    assert said.count("Study ") == 1 and "1 pretraining, 3 fine-tunings, 3 tests, 1 report." in said
+    for line in ("pretraining  animals · pretraining 1", r"fine-tuning  animals \(frozen\) · 14 masks · block 1",
+                 "test         scratch · 14 masks · block 1"):
+        assert re.search(rf"^ *\d/8  {line} ", said, re.MULTILINE), said
 
 
 def test_a_small_study_from_end_to_end(finished_study):
@@ -184,18 +186,29 @@ unet: {{dataset: {images}, epochs: 0}}
 def test_what_failed_is_missing_with_its_sentence(images, make_study, tmp_path):
     "The others go on, the report is made, and the study is done when what was wrong is mended."
     photos = shutil.copytree(images / "images", tmp_path / "photos")
-    for name in ("3.png", "4.png", "5.png"): (photos / name).write_bytes(b"")  # more than a tenth
-    encoders = f"{{{{scratch: , bad: {{{{dataset: {photos}, batch_size: 2, epochs: 0}}}}}}}}"
+    kept = [(photos / f"{i}.png").rename(tmp_path / f"{i}.png") for i in range(17)]  # too few are left for a batch
+    encoders = f"{{{{scratch: , bad: {{{{dataset: {photos}, batch_size: 4, epochs: 1}}}}}}}}"
     file, out = make_study("failed", OWN_STUDY.replace("{encoders}", encoders).replace("{images}", str(images)))
     code, said = snakemake("--configfile", file)
     assert code == 1
-    assert "1 of 2 cells are evaluated\nfailed: simclr bad seed 0: 3 of 20 images of" in said
+    assert "1 of 2 cells are evaluated\nfailed: simclr bad seed 0: batch_size=4, but there are only" in said
     assert len(read_csv(out / "results.csv")) == 1
     assert "failed: simclr bad seed 0" in (out / "report.html").read_text(encoding="utf-8")
-    for name in ("3.png", "4.png", "5.png"): shutil.copy(images / "images" / name, photos)
+    for path in kept: path.rename(photos / path.name)
     code, said = snakemake("--configfile", file)
     assert code == 0, said[-3000:]
     assert len(read_csv(out / "results.csv")) == 2
+
+
+def test_a_mask_of_a_wrong_size_ends_the_start(images, make_study, tmp_path):
+    "With its sentence, once, before the first job."
+    own = shutil.copytree(images, tmp_path / "own")
+    Image.new("L", (32, 16)).save(own / "masks" / "3.png")
+    text = OWN_STUDY.replace("{encoders}", "{{scratch: }}").replace("{images}", str(own))
+    file, out = make_study("wrong-size", text)
+    code, said = snakemake("--configfile", file)
+    assert code != 0 and said.count(f"The mask {own}/masks/3.png is 32×16 pixels, but its image is 32×32") == 1
+    assert not (out / "unet").exists()
 
 
 def test_a_study_of_a_taken_name_is_refused(finished_study, tmp_path):
@@ -321,4 +334,4 @@ def test_own_data_runs_on_any_two_folders(checkout, tmp_path):
     assert (checkout / "outputs" / "mine-first-look" / "report.html").is_file()
     assert not (checkout / "outputs" / "tutorial").exists()
     study = check_study(yaml.safe_load((checkout / "params" / "mine.yaml").read_text()))
-    assert study["name"] == "mine" and len(study_cells(study)) == 12
+    assert study["name"] == "mine" and len(study_cells(study)) == 10  # five blocks of two ways to start

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..base.files import file_status, read_csv, read_json, resolve_path, write_yaml
+from ..base.parameters import progress
 from ..base.run import first_difference, read_params, read_state
 from ..learning.metrics import intersections_and_unions
 from ..simclr import run_simclr
@@ -244,8 +245,9 @@ def collect_params(study: dict) -> dict:  # a run's folder below the study's →
 # %% ../../nbs/study/results.ipynb #1e83cd83
 def run_study(study: dict) -> Path:  # its folder
     "Run all of a study in this process, one run after the other."
-    for stage, run_stage in {"simclr": run_simclr, "unet": run_unet, "evaluation": run_evaluation}.items():
-        for run in study_runs(study, stage): run_stage(run.params)
+    stages = {"simclr": run_simclr, "unet": run_unet, "evaluation": run_evaluation}
+    for run in progress([run for stage in stages for run in study_runs(study, stage)], desc="runs"):
+        stages[run.stage](run.params)
     folder = resolve_path(f"outputs/{study['name']}")
     write_yaml(folder / "study.yaml", study)
     return folder
