@@ -10,7 +10,6 @@ __all__ = ['REFERENCE_VIEWS', 'Explorer', 'explore_views', 'explore_data', 'open
 import base64
 import html
 import io
-import math
 from functools import lru_cache
 from pathlib import Path
 
