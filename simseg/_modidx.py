@@ -306,7 +306,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                                                                 'simseg/images/drawing.py'),
                                        'simseg.images.drawing.plot_history': ( 'images/drawing.html#plot_history',
                                                                                'simseg/images/drawing.py'),
-                                       'simseg.images.drawing.ratio_axis': ('images/drawing.html#ratio_axis', 'simseg/images/drawing.py'),
                                        'simseg.images.drawing.set_theme': ('images/drawing.html#set_theme', 'simseg/images/drawing.py'),
                                        'simseg.images.drawing.show_images': ( 'images/drawing.html#show_images',
                                                                               'simseg/images/drawing.py')},
