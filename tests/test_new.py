@@ -8,7 +8,7 @@ from simseg.images.description import Description
 from simseg.images.synthetic import make_synthetic
 from simseg.study.files import check_study, read_study
 from simseg.study.grid import Run, study_runs
-from simseg.study.lines import Pace, count_images, read_paces, run_seconds, time_left
+from simseg.study.lines import Pace, count_rows, read_paces, run_seconds, time_left
 from simseg.tools import new
 from simseg.tools.command import main
 
@@ -163,7 +163,7 @@ def test_time_left_falls_as_epochs_pass(derive):
     study = check_study({**derive(200, 60), "encoders": {"scratch": None, "own_photos": {"dataset": "synthetic"}}})
     study["unet"]["dataset"] = "synthetic"
     study["simclr"]["max_images"] = study["unet"]["max_images"] = 64
-    counted = count_images(study)
+    counted = count_rows(study)
     seconds = {run: run_seconds(run, rows, PACES, 10) for run, (rows, _) in counted.items()}
     assert time_left(seconds, 2) == sum(seconds.values()) / 2
     first = Run(study, "simclr", "own_photos", seed=0)
