@@ -509,7 +509,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                     'simseg.study.lines.StudyLines.time_left': ( 'study/lines.html#studylines.time_left',
                                                                                  'simseg/study/lines.py'),
                                     'simseg.study.lines.StudyLines.watch': ('study/lines.html#studylines.watch', 'simseg/study/lines.py'),
-                                    'simseg.study.lines.count_images': ('study/lines.html#count_images', 'simseg/study/lines.py'),
+                                    'simseg.study.lines.count_rows': ('study/lines.html#count_rows', 'simseg/study/lines.py'),
                                     'simseg.study.lines.describe_paces': ('study/lines.html#describe_paces', 'simseg/study/lines.py'),
                                     'simseg.study.lines.duration': ('study/lines.html#duration', 'simseg/study/lines.py'),
                                     'simseg.study.lines.read_paces': ('study/lines.html#read_paces', 'simseg/study/lines.py'),
