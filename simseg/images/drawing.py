@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRIC_NAMES', 'GAP', 'LINE_COLOUR', 'OVERLAY_COLOURS', 'OKABE_ITO', 'ENCODER_COLOURS', 'show_images',
            'overlay_batch', 'class_colours', 'paint_classes', 'highlight', 'encoder_colours', 'set_theme', 'draw_map',
-           'ratio_axis', 'plot_history']
+           'plot_history']
 
 # %% ../../nbs/images/drawing.ipynb #4ec6f604
 import math
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .masks import IGNORED, grow, object_pixels
+from .masks import grow, object_pixels
 
 # %% ../../nbs/images/drawing.ipynb #0006dfe4
 METRIC_NAMES = {"iou": "IoU", "iou_per_image": "IoU per image", "f1": "F1"}
@@ -156,13 +156,6 @@ def draw_map(axis, points: np.ndarray, labels: np.ndarray):  # (N, 2), and (N,),
     palette = sns.color_palette("colorblind" if len(classes) <= 10 else "husl", len(classes))
     axis.scatter(*points.T, s=12, c=np.array(palette)[numbers], linewidths=0)
     axis.set(xticks=[], yticks=[])
-
-# %% ../../nbs/images/drawing.ipynb #83899b09
-def ratio_axis(axis, ratios):  # shares of the whole set, in (0, 1]
-    "Make the x-axis logarithmic, and name the label ratios on it."
-    axis.set(xscale="log", xlabel="images labelled (% of the whole set)")
-    axis.set_xticks(sorted(ratios), [f"{100 * ratio:g}" for ratio in sorted(ratios)], minor=False)
-    axis.set_xticks([], minor=True)
 
 # %% ../../nbs/images/drawing.ipynb #d40c4c3d
 def plot_history(history, panels: dict):  # matplotlib's figure
