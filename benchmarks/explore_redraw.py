@@ -10,8 +10,7 @@ import time
 import ipywidgets as widgets
 from common import finish, parse
 
-from simseg.tools.explore import explore_data, explore_embedding, explore_neighbours, explore_predictions
-from simseg.tools.explore import explore_temperature, explore_views
+from simseg.tools.explore import explore_data, explore_embedding, explore_neighbours, explore_predictions, explore_views
 
 MOVES = 20  # of a slider, from its least value up
 
@@ -45,8 +44,7 @@ def opened(args) -> dict:  # name → the explorer, and which of its controls ar
         "data": (explore_data(**source), ["page", "label_ratio"]),
     }
     if not args.study: return found
-    found["temperature"] = (explore_temperature(args.study), ["temperature", "n"])
-    found["embedding"] = (explore_embedding(args.study), ["place", "method"])
+    found["embedding"] = (explore_embedding(args.study), ["place"])
     found["neighbours"] = (explore_neighbours(args.study), ["place"])
     found["predictions"] = (explore_predictions(args.study), ["threshold", "rank"])
     return found

@@ -336,10 +336,10 @@ def run_simclr(params: dict) -> list[dict]:  # parameters of 2_simclr → histor
         last = run.history[-1] if run.history else {}
         last = {name: value for name, value in last.items() if name not in ("epoch", "images_per_second")}
         accuracies = classify(begun.model.encoder, *begun.monitored, run.accelerator, probe=True)
-        counts = {f"n_{side}": begun.data.n_pictures(getattr(begun.part, part))
-                  for side, part in {"train": "train", "val": "val", "left_out": "test"}.items()}
-        if begun.data.tile: counts["n_tiles"] = len(begun.part.train)
-        run.finish({**last, **accuracies, "epochs": params["epochs"], **counts})
+        count = begun.data.n_pictures
+        tiles = {"n_tiles": len(begun.part.train)} if begun.data.tile else {}
+        run.finish({**last, **accuracies, "epochs": params["epochs"], "n_train": count(begun.part.train),
+                    "n_val": count(begun.part.val), "n_left_out": count(begun.part.test), **tiles})
     return run.history
 
 # %% ../nbs/2_simclr.ipynb #18f1b0e3

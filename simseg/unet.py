@@ -94,8 +94,8 @@ def count_pictures(model: torch.nn.Module, data: ImageData, rows: np.ndarray, se
                      ignore_index=True)
 
 # %% ../nbs/3_unet.ipynb #73efaefb
-# uint8 images and trimaps, on the device or the CPU, and the indices of those for each purpose; where the images are
-# tiles, the set by its pictures, which are validated whole, and the indices of those are of this set
+# uint8 images and trimaps, on the device or the CPU, and the indices of those for each purpose; where images are tiles,
+# also the set by picture, of which `val` are then the indices
 TrainingSet = namedtuple("TrainingSet", "images masks train val unlabelled whole", defaults=[None, None])
 
 

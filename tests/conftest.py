@@ -112,9 +112,9 @@ def with_our_commands(**more) -> dict:
     return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **more}
 
 
-# files of which one takes a minute or more: they start runs, most of them as processes that import torch
-LONGEST = ["test_study", "test_processes", "test_browser", "test_classes", "test_runs", "test_run", "test_surroundings",
-           "test_uses", "test_predict", "test_stopped", "test_mistakes"]
+# files of which one takes half a minute or more: they start runs, most of them as processes that import torch
+LONGEST = ["test_uses", "test_study", "test_browser", "test_classes", "test_stopped", "test_processes",
+           "test_surroundings", "test_runs", "test_run", "test_predict", "test_mistakes", "test_damage", "test_writing"]
 
 
 @pytest.hookimpl(trylast=True)

@@ -20,7 +20,7 @@ def hinge(logits, targets):
 @pytest.mark.parametrize("parts", [[hinge], [metrics.dice, hinge]], ids=["alone", "in a sum"])
 def test_a_loss_that_was_added_is_trained_with_and_measured(parts, tmp_path, monkeypatch):
     monkeypatch.setitem(metrics.LOSSES, "toy", parts)
-    history = run_unet(small("unet", tmp_path / "unet", loss="toy", learning_rate=3e-3))
+    history = run_unet(small("unet", tmp_path / "unet", loss="toy", epochs=2, learning_rate=3e-3))
     assert history[-1]["loss"] < history[0]["loss"]
     asked = small("evaluation", tmp_path / "test", model_dir=str(tmp_path / "unet" / "model"), border="ignore")
     found, _ = run_evaluation(asked)

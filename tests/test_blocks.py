@@ -86,7 +86,8 @@ def finished_cells(study: dict, seeds: list[int], machine: str):
     "The files of evaluated cells, as a machine leaves them."
     for arm, ratio, seed in study_cells(study):
         if seed not in seeds: continue
-        measured = {"unet": {"kept_epoch": 1, "val_iou": 0.5, "n_train": 9}, "evaluation": {"iou": 0.5 + seed, "n_images": 1}}
+        measured = {"unet": {"kept_epoch": 1, "val_iou": 0.5, "n_train": 9}}
+        measured["evaluation"] = {"iou": 0.5 + seed, "n_images": 1}
         for stage, metrics in measured.items():
             folder = study["root"] / run_dir(study, stage, arm, seed, ratio)
             params = run_params(without_root(study), stage, arm, seed, ratio)

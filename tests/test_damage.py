@@ -89,7 +89,8 @@ def stopped_unet(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("kind", BUT_MISSING)
+@pytest.mark.parametrize("kind", [kind if kind in ("cut", "flipped") else pytest.param(kind, marks=pytest.mark.slow)
+                                  for kind in BUT_MISSING])
 def test_a_run_whose_state_is_damaged_says_so_and_begins_anew(kind, stopped_unet, tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(stopped_unet / "stopped", out)

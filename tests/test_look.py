@@ -1,5 +1,6 @@
 """`simseg look`: what it says of folders as other fields ship them, and that its proposals are read rightly. Every test
 draws its own few pictures."""
+import random
 import re
 import shutil
 from itertools import product
@@ -289,6 +290,18 @@ def test_of_two_values_without_0_one_is_the_background(tmp_path):
     assert described(tmp_path)["values"] == {"thing": [2], "background": [1]}
 
 
+def test_grey_masks_among_coloured_ones_and_colours_without_end(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 255, (200, 3)).astype(np.uint8)
+    for i in range(12):
+        photo, inside = photo_and_mask(i)
+        save(photo, tmp_path / f"images/{i}.png")
+        grey = inside.astype(np.uint8) * 255
+        save(grey if i % 2 else np.dstack([grey, 0 * grey, 0 * grey]), tmp_path / f"masks/{i}.png")
+    assert 'values: {class_1: "#ffffff", class_2: "#ff0000"}' in look(tmp_path).text
+    save(np.repeat(colours, 16, 0).reshape(40, 80, 3), tmp_path / "masks/0.png")
+    assert "the masks hold 202 colours, too many or too deep for classes" in look(tmp_path).text
+
+
 def test_values_of_a_palette_are_its_numbers(tmp_path):
     for i in range(12):
         photo, inside = photo_and_mask(i)
@@ -399,7 +412,8 @@ def test_masks_without_a_thing_are_no_photos(value, tmp_path):
         save(np.full((SIDE, SIDE), value, np.uint8), tmp_path / f"masks/{i}.png")
     seen = look(tmp_path)
     assert "masks: masks/{name}.png" in seen.proposed[FILE]
-    assert ("No thing is drawn" if value == 0 else "255 covers 100% of the pixels") in seen.text
+    sentence = "What is drawn cannot be told: all masks are 0" if value == 0 else "255 covers 100% of the pixels"
+    assert sentence in seen.text
 
 
 def test_masks_that_no_photo_has_are_not_pretrained_on(tmp_path):
@@ -516,3 +530,31 @@ def test_of_many_large_pictures_a_sample_is_decoded_and_the_text_says_so(tmp_pat
 def test_the_same_is_said_twice(tmp_path):
     cityscapes(tmp_path)
     assert look(tmp_path).text == look(tmp_path).text
+
+
+def draw_any(rng: random.Random, folder):
+    "Images and masks of any mode, size and format under names that may pair, some of them damaged."
+    folders = rng.choice([("images", "masks"), ("a", "b"), (".", "."), ("x/y", "x/z"), ("t/1", "t/2")])
+    for i, k in product(range(rng.choice([1, 2, 5, 9])), range(2)):
+        ending = rng.choice(["_m", ""] if k else [""]) + rng.choice([".png", ".tif", ".jpg", ".gif", ".bmp", ".webp"])
+        path = folder / folders[k] / f"{rng.choice(['', 'im', 'p1_'])}{i}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (rng.choice([2, 17, 33]), 9, 3)
+        pixels = np.random.default_rng(rng.randrange(999)).integers(0, 255, shape).astype(np.uint8)
+        if k: pixels = (pixels > rng.choice([0, 128, 254])).astype(np.uint8) * np.uint8(rng.choice([1, 255]))
+        image = Image.fromarray(pixels).convert(rng.choice(["1", "L", "P", "RGB", "RGBA", "LA", "I", "F", "CMYK"]))
+        try: image.save(path)
+        except (OSError, ValueError): path.write_bytes(b"a mode that the format does not have")
+        if rng.random() < 0.15: path.write_bytes(path.read_bytes()[:rng.randrange(200)])
+
+
+def test_any_folder_is_told_about_and_what_is_proposed_parses(tmp_path):
+    rng = random.Random(0)
+    proposed = 0
+    for i in range(60):
+        draw_any(rng, tmp_path / str(i))
+        seen = look(tmp_path / str(i))
+        if not seen.proposed: continue
+        for file in seen.write(): proposed += read_description(file).images != []
+        assert "says:" in look(tmp_path / str(i)).text
+    assert proposed > 50

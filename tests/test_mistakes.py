@@ -165,7 +165,7 @@ def test_the_epoch_kept_is_the_best_and_not_the_last(stop_after, tmp_path, monke
     assert validated(tmp_path)["bce_loss"] == pytest.approx(kept["val_loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("place", ["notebook", "library"])
+@pytest.mark.parametrize("place", ["library", pytest.param("notebook", marks=pytest.mark.slow)])
 def test_a_frozen_encoder_stays_as_it_was_bit_for_bit(place, papermill, tmp_path):
     """Left in training mode, its batch-norm statistics would move though no weight does.
 

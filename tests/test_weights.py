@@ -84,7 +84,8 @@ def assert_arrived(encoder, theirs):
         if not key.endswith("num_batches_tracked"): assert torch.equal(value, theirs.state_dict()[key]), key
 
 
-@pytest.mark.parametrize("ending", ["pth", "ckpt", "pth.tar", "safetensors"])
+@pytest.mark.parametrize("ending", ["pth", pytest.param("ckpt", marks=pytest.mark.slow),
+                                    pytest.param("pth.tar", marks=pytest.mark.slow), "safetensors"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_tensor_of_somebodys_encoder_arrives(layout, ending, theirs, tmp_path):
     saved = LAYOUTS[layout](theirs)

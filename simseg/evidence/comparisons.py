@@ -33,12 +33,9 @@ def encoder_kind(study: dict, encoder: str) -> str:  # scratch, control, or one 
 
 def plain_twin(study: dict, recipe: str, ratio: float) -> str:  # empty where there is none
     "Return the recipe that differs from one with consistency in the consistency alone."
-    def others(name):
-        params = Run(study, "unet", "scratch", name, ratio).params
-        return {key: value for key, value in params.items() if key not in ("consistency", "out_dir")}
-
-    plain = [name for name in (BASE, *study["recipes"]) if not Run(study, "unet", "scratch", name).params["consistency"]]
-    return next((name for name in plain if name != recipe and others(name) == others(recipe)), "")
+    asked = {name: Run(study, "unet", "scratch", name, ratio).params for name in (BASE, *study["recipes"])}
+    twin = {**asked[recipe], "consistency": 0.0}
+    return next((name for name, params in asked.items() if {**params, "out_dir": twin["out_dir"]} == twin), "")
 
 # %% ../../nbs/evidence/comparisons.ipynb #01355183
 def _questions_at(study: dict, ratio: float, ways: dict, there: set):  # ways: kind → encoders; there: (recipe, encoder)
@@ -96,7 +93,7 @@ def judge_pretraining(study: dict, histories: pd.DataFrame) -> dict:  # encoder 
 FEWEST = 10  # validation images that can choose an epoch
 
 
-def _why_void(study: dict, tested: pd.DataFrame, ratio: float | None, sides: list, judged: dict) -> str:  # tested: results
+def _why_void(study: dict, tested: pd.DataFrame, ratio: float | None, sides: list, judged: dict) -> str:
     "Return why no gain may be claimed of a difference: pretraining, guess or validation; empty where it may be."
     cells = [cell for side in sides for cell in side]
     if any(judged.get(way, {}).get("taught_nothing") for _, way in cells): return "pretraining"
@@ -130,8 +127,8 @@ def block_differences(iou: pd.DataFrame, plus: list, minus: list, seeds=()) -> p
     return values.groupby(level="seed").mean()
 
 
-COLUMNS = ["question", "recipe", "label_ratio", "masks", "first", "second", "ways", "difference", "low", "high", "blocks",
-           "pretrainings", "p", "p_holm", "verdict", "void", "blocks_needed", "images_low", "images_high"]
+COLUMNS = ["question", "recipe", "label_ratio", "masks", "first", "second", "ways", "difference", "low", "high",
+           "blocks", "pretrainings", "p", "p_holm", "verdict", "void", "blocks_needed", "images_low", "images_high"]
 
 
 def compare_kinds(
@@ -167,8 +164,10 @@ def compare_kinds(
     family = several & (table["question"] != "recipe") & (table["void"] == "")
     table.loc[family, "p_holm"] = holm(table.loc[family, "p"])
     confirmed = table["p_holm"] <= 1 - CONFIDENCE
-    for i in table.index[family & ~confirmed]: table.loc[i, "blocks_needed"] = blocks_needed(all_values[i], family.sum())
-    kinds = {"void": table["void"] != "", "one block": ~several, "gain": confirmed & (table["difference"] > 0)}
+    for i in np.flatnonzero(family & ~confirmed):
+        table.loc[i, "blocks_needed"] = blocks_needed(all_values[i], family.sum())
+    kinds = {"void": table["void"] != "", "one block": ~several, "not judged": table["question"] == "recipe",
+             "gain": confirmed & (table["difference"] > 0)}
     return table.assign(verdict=np.select(list(kinds.values()), list(kinds), np.where(confirmed, "loss", "unclear")))
 
 # %% ../../nbs/evidence/comparisons.ipynb #4628fdc3
@@ -190,8 +189,8 @@ def compare_ways(study: dict, results: pd.DataFrame) -> pd.DataFrame:  # recipe,
     return pd.DataFrame(rows, columns=columns)
 
 # %% ../../nbs/evidence/comparisons.ipynb #430f2d31
-def masks_saved(study: dict, results: pd.DataFrame, kinds: pd.DataFrame) -> pd.DataFrame:  # kinds: as `compare_kinds` gives
-    "Return how many masks scratch takes to do as well, where a kind's gain over it is confirmed."
+def masks_saved(study: dict, results: pd.DataFrame, kinds: pd.DataFrame) -> pd.DataFrame:
+    "Return how many masks scratch takes to do as well, where `compare_kinds` confirms a kind's gain over it."
     gains = kinds[(kinds["question"] == "start") & (kinds["second"] == "scratch") & (kinds["verdict"] == "gain")]
     rows = []
     for gain in gains.itertuples():

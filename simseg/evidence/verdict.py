@@ -22,8 +22,8 @@ from .statistics import BLOCKS
 # %% ../../nbs/evidence/verdict.ipynb #51df3533
 def _best_recipe(study: dict, results: pd.DataFrame) -> str:
     "Return the recipe without consistency under which scratch does best, where it was run alike."
-    plain = [name for name in (BASE, *study["recipes"]) if not Run(study, "unet", "scratch", name).params["consistency"]]
-    scratch = results[(results["encoder"] == "scratch") & results["recipe"].isin(plain)]
+    agree = [name for name, own in study["recipes"].items() if own.get("consistency")]
+    scratch = results[(results["encoder"] == "scratch") & ~results["recipe"].isin(agree)]
     iou = scratch.pivot(index=["label_ratio", "seed"], columns="recipe", values="iou").dropna().mean()
     return iou.idxmax() if len(iou) and iou.notna().any() else results["recipe"].iloc[0]
 
@@ -44,7 +44,7 @@ def _records(table: pd.DataFrame) -> list[dict]:
 
 
 def _told(kinds: pd.DataFrame, start: str) -> list[dict]:  # the rows of one recipe
-    "Return each comparison of ways to start, and consistency, with its verdict and the rows to tell, fewest masks first."
+    "Return each comparison of ways to start, and consistency, with its verdict and the rows to tell."
     told = []
     asked = kinds[(kinds["question"] == "start") | (kinds["question"] == "consistency") & (kinds["first"] == start)]
     for (question, first, second), rows in asked.groupby(["question", "first", "second"], sort=False):
@@ -54,7 +54,8 @@ def _told(kinds: pd.DataFrame, start: str) -> list[dict]:  # the rows of one rec
         rows = rows[rows["verdict"] == verdict]
         if verdict == "one block" or second != "scratch": rows = rows[:1]
         elif verdict == "unclear": rows = rows.iloc[sorted({0, len(rows) - 1})]
-        told.append({"question": question, "first": first, "second": second, "verdict": verdict, "rows": _records(rows)})
+        named = {"question": question, "first": first, "second": second, "verdict": verdict}
+        told.append({**named, "rows": _records(rows)})
     return told
 
 
@@ -64,7 +65,8 @@ def _next_step(facts: dict) -> dict:  # step, and the blocks that it takes, or N
     needed = [row["blocks_needed"] for comparison in facts["told"] if comparison["verdict"] == "unclear"
               for row in comparison["rows"] if row["blocks_needed"] and row["difference"] > 0]
     taught_nothing = any(its["taught_nothing"] for its in facts["pretraining"].values())
-    if verdicts <= {"void"}: step = "pretrain" if taught_nothing else "train" if facts["no_better_than_guess"] else "keep"
+    poor = facts["no_better_than_guess"] > 0
+    if verdicts <= {"void"}: step = "pretrain" if taught_nothing else "train" if poor else "keep"
     elif verdicts <= {"void", "one block"}: step = "blocks"
     elif facts["recipe_alone"] or not facts["augments"]: step = "recipe" if facts["recipe_alone"] else "augment"
     else: step = "more" if needed or facts["blocks"] >= BLOCKS[0] else "blocks"
@@ -88,6 +90,7 @@ def find_facts(
     told = _told(of_best, start)
     few = of_best[of_best["void"] == "validation"].drop_duplicates("label_ratio")
     photos = of_best[(of_best["question"] == "photos") & of_best["verdict"].isin(["gain", "loss", "unclear"])]
+    bound = float(photos[["low", "high"]].abs().max().max()) if len(photos) else 0.0
     recipe = of_best[(of_best["question"] == "recipe") & (of_best["low"] > 0) & (of_best["void"] == "")]
     guess = results["iou_guess"] if "iou_guess" in results else pd.Series(0.0, results.index)
     plain = "plain" if not Run(study, "unet", "scratch").params["augment"] else "main"
@@ -99,7 +102,8 @@ def find_facts(
         "fine_tuned": len(validation), "best_at_the_end": int(validation["last_epoch_best"].sum()),
         "same_labels": not study["redraw_labels"], "recipe": best, "augments": augments,
         "recipes": {name: plain if name == BASE else name for name in results["recipe"].unique()},
-        "start": start, "told": told, "photos": _records(photos), "recipe_alone": _records(recipe.sort_values("masks")[:1]),
+        "recipe_alone": _records(recipe.sort_values("masks")[:1]), "start": start, "told": told,
+        "photos": _records(photos), "photos_bound": bound,
         "blocks": min([row["blocks"] for comparison in told for row in comparison["rows"]], default=0),
         "compared": int(kinds["p_holm"].notna().sum()), "saved": _records(masks_saved(study, results, kinds)),
         "kinds": _records(kinds), "ways": _records(compare_ways(study, results)),
@@ -118,60 +122,57 @@ TEMPLATE = """
 {% macro found(row) %}{% if row.verdict == "one block" %}{{ row.difference | iou }} IoU
 {% elif row.verdict == "unclear" and row.low <= 0 <= row.high %}at most {{ row.high | iou }} IoU
 {% else %}{{ gain(row) }}{% endif %} at {{ row | masks }}{% endmacro %}
-{% macro more(and_so) %}{% if next.blocks %}{{ and_so }}run {{ next.blocks | int }} blocks in all, which would confirm the clearest of
-what is unclear if those to come are like these{% endif %}{% endmacro %}
+{% macro more(and_so) %}{% if next.blocks %}{{ and_so }}run {{ next.blocks | int }} blocks in all, which would confirm
+the clearest of what is unclear if those to come are like these{% endif %}{% endmacro %}
 {% set claimed = told | rejectattr("verdict", "equalto", "void") | list %}
 {% set several = claimed | rejectattr("verdict", "equalto", "one block") | list %}
-
-{% for way, its in pretraining.items() if its.taught_nothing %}
-¶! Pretraining {{ way }} taught nothing: {{ "its loss ended at %.2f, where guessing gives %.2f" % (its.loss, its.chance)
-if its.taught_nothing == "loss" else "its features collapsed (spread %.3f)" % its.spread }}. No gain of it is claimed.{% endfor %}
-{% if no_better_than_guess %}¶! {{ no_better_than_guess }} of {{ models }} models are no better than one guess everywhere (IoU
-{{ "%.3f" % guess }}{{ "; %d find nothing" % nothing_found if nothing_found }}): nothing follows from what they gain or
-lose.{% endif %}
-{% for row in few_validation_images %}¶! At {{ row | masks }} about {{ (row.masks / 9) | round(0, "ceil") | int }} validation images
-chose each model's epoch: too few, so no gain is claimed there.{% endfor %}
-
+{% for way, its in pretraining.items() if its.taught_nothing %}¶! Pretraining {{ way }} taught nothing:
+{{ "its loss ended at %.2f, where guessing gives %.2f" % (its.loss, its.chance) if its.taught_nothing == "loss"
+else "its features collapsed (spread %.3f)" % its.spread }}. No gain of it is claimed.{% endfor %}
+{% if no_better_than_guess %}¶! {{ no_better_than_guess }} of {{ models }} models are no better than one guess
+everywhere (IoU {{ "%.3f" % guess }}{{ "; %d find nothing" % nothing_found if nothing_found }}): nothing follows from
+what they gain or lose.{% endif %}
+{% for row in few_validation_images %}¶! At {{ row | masks }} about {{ (row.masks / 9) | round(0, "ceil") | int }}
+validation images chose each model's epoch: too few, so no gain is claimed there.{% endfor %}
 {% if not told %}¶Nothing can be said yet: no other way to start stands beside random weights.
 {% elif not claimed %}¶This study does not say what to start from.
-{% elif not several %}¶Start from random weights until more has run: one block, or one pretraining for all, confirms nothing.
+{% elif not several %}¶Start from random weights until more has run: one block, or one pretraining for all, confirms
+nothing.
 {% elif start == "scratch" %}¶Start from random weights: no other way to start is confirmed to beat them.
 {% else %}¶Start from {{ kinds_named[start] }}
 {%- for row in saved | sort(attribute="masks") if row.first == start and row.recipe == recipe %}
 {{ ": " if loop.first else "; " }}{{ row | masks }} then do the work of {{ "at least " if row.beyond }}
 {{- "{:,.0f} ({:,.0f} to {:,.0f})".format(row.equal, row.low, row.high) }}{% endfor %}.{% endif %}
-
 {% if claimed %}¶{{ "With the %s recipe" % recipes[recipe] if recipes | length > 1 else "In this study" }},
 {% for comparison in claimed %}{% if comparison.question == "consistency" %}semi-supervised fine-tuning (consistency) of
 {{ kinds_named[comparison.first] }} brings {% else %}{{ kinds_named[comparison.first] }} bring {% endif %}
 {% for row in comparison.rows %}{{ found(row) }}{{ " and " if not loop.last }}{% endfor %}
-{% if comparison.question == "start" %} over {{ kinds_named[comparison.second] }}{% endif %}: {{ "one pretraining" if comparison.verdict == "one block"
-and comparison.rows[0].blocks > 1 else comparison.verdict }}{{ " only" if comparison.verdict == "one block" }}{{ "; " if not loop.last }}{% endfor %}
-{% for row in photos if row.verdict != "unclear" %}; photos of {{ row.first }} bring {{ gain(row) }} over {{ row.second }}:
-confirmed{% else %}{% if photos %}; what the photos show brings at most
-{{ (photos | map(attribute="low") | map("abs") | list + photos | map(attribute="high") | map("abs") | list) | max | iou }} IoU: unclear
-{%- endif %}{% endfor %}.{% endif %}
-
-{% if several %}¶How sure: each interval is a 95 % one over {{ "at least " if blocks < 5 }}{{ blocks }} blocks (a seed with its draw of
-labels) and not corrected; confirmed is what Holm's correction for all {{ compared }} comparisons leaves at 5 %.{% endif %}
-
+{% if comparison.question == "start" %} over {{ kinds_named[comparison.second] }}{% endif %}:
+{{ "one pretraining" if comparison.verdict == "one block" and comparison.rows[0].blocks > 1 else comparison.verdict }}
+{{- " only" if comparison.verdict == "one block" }}{{ "; " if not loop.last }}{% endfor %}
+{% for row in photos if row.verdict != "unclear" %}; photos of {{ row.first }} bring {{ gain(row) }} over
+{{ row.second }}: confirmed{% else %}{% if photos %}; what the photos show brings at most
+{{ photos_bound | iou }} IoU: unclear{% endif %}{% endfor %}.{% endif %}
+{% if several %}¶How sure: each interval is a 95 % one over {{ "at least " if blocks < 5 }}{{ blocks }} blocks (a seed
+with its draw of labels) and not corrected; confirmed is what Holm's correction for all {{ compared }} comparisons
+leaves at 5 %.{% endif %}
 {% if told %}¶Next: {% endif %}
 {% if told and next.step == "pretrain" %}pretrain longer, on more photos, or in larger batches.
 {% elif told and next.step == "train" %}fine-tune longer, or with more masks, until models beat a guess.
 {% elif told and next.step == "keep" %}fine-tune with `keep: last`, or label more masks.
-{% elif told and next.step == "blocks" %}run five blocks, with two pretrainings at least: `seeds: [0, 1, 2, 3, 4]`, `redraw_labels: true`.
+{% elif told and next.step == "blocks" %}run five blocks, with two pretrainings at least: `seeds: [0, 1, 2, 3, 4]`,
+`redraw_labels: true`.
 {% elif told and next.step == "recipe" %}fine-tune with the {{ recipes[recipe] }} recipe, which by itself gains
 {{ gain(recipe_alone[0]) }} at {{ recipe_alone[0] | masks }}{{ more("; ") }}.
 {% elif told and next.step == "augment" %}fine-tune with augmentation, which may leave nothing of a gain:
 `recipes: {augmented: {augment: true}}`{{ more("; ") }}.
 {% elif told %}{{ more("") or "label more masks: further blocks are not likely to show more" }}.{% endif %}
-
 {% if toy %}¶- The images are drawn: a toy, which shows how this works and not whether pretraining pays off.{% endif %}
 {% if test_images < 100 %}¶- There are {{ test_images }} test images; others might say something else.{% endif %}
 {% if same_labels and several %}
 ¶- All blocks label the same images; another draw of labels may say something else (`redraw_labels: true`).{% endif %}
-{% if 2 * best_at_the_end > fine_tuned %}¶- {{ best_at_the_end }} of {{ fine_tuned }} models were best in their last epoch: longer
-training might change the answer.{% endif %}
+{% if 2 * best_at_the_end > fine_tuned %}¶- {{ best_at_the_end }} of {{ fine_tuned }} models were best in their last
+epoch: longer training might change the answer.{% endif %}
 """
 
 

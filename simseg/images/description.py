@@ -24,7 +24,7 @@ from ..base.files import read_typed_yaml, short_path
 from ..base.parameters import check_known
 from .cache import (ENDINGS, FOREIGN, UnreadableImage, find_image_files, open_image, printable,
                                  visible_files)
-from .masks import _written, looks_like_mask, mask_values, parse_values, values_line
+from .masks import MOST_CLASSES, _written, looks_like_mask, mask_values, parse_values, values_line
 
 # %% ../../nbs/images/description.ipynb #04adc725
 FILE = "data.yaml"
@@ -230,6 +230,8 @@ def propose_values(counted: pd.DataFrame) -> tuple[dict, str]:  # as for `values
     some = ", ".join(f"{value} in {files[value]}" for value in held[:6]) + (", …" if len(held) > 6 else "")
     said = f"beside 0, {counted['file'].nunique()} masks hold {some}"
     numbers = [value for value in held if value[0] != "#"]
+    if len(held) <= 8 and numbers == held and not "".join(held).isdigit():
+        return {"thing": ["above 0"]}, f"{said}: no whole numbers"
     if len(held) == 1: return {"thing": [_typed(held[0])]}, said
     if len(held) == 2 and not black.any():
         return {"thing": [_typed(held[1])], "background": [_typed(held[0])]}, said.replace("beside 0, ", "")
@@ -243,10 +245,13 @@ def propose_values(counted: pd.DataFrame) -> tuple[dict, str]:  # as for `values
             return {"thing": ["above 127"]}, f"{said}: soft edges or JPEG compression"
         if max(values) <= 1: return {"thing": ["above 0.5"]}, f"{said}: soft edges"
         if not _are_classes(edges[~black]): return {"thing": ["above 0"]}, f"{said}: a number for each thing"
-    if numbers == held and not "".join(held).isdigit(): return {"thing": ["above 0"]}, f"{said}: no whole numbers"
     ignored = held[-1] == "255" and len(held) > 1 and int(held[-2]) < 128
-    if len(numbers) < len(held):
+    if len(numbers) < len(held):  # a grey mask among coloured ones
         held = [value if value[0] == "#" else _written(int(value) * 0x010101, True) for value in held]
+        held = list(dict.fromkeys(held))
+    if len(held) > MOST_CLASSES or max(map(len, held)) > len("#ffffff"):
+        raise ValueError(f"the masks hold {len(held)} colours, too many or too deep for classes; save them all alike, "
+                         "with 8 bits and without soft edges")
     names = [f"class_{i}" for i in range(1, len(held) + 1)]
     if ignored: names[-1] = "ignore"
     return {name: [_typed(value)] for name, value in zip(names, held)}, said

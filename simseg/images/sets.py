@@ -111,7 +111,7 @@ def _of_hub(described: Description) -> Source:
     names = [f"{i:05d}" for i in range(len(rows))]
     labels = np.array(rows[described.label]) if described.label else np.zeros(len(rows), np.int64)
     groups = [str(group) for group in rows[described.groups]] if described.groups else None
-    stored = rows.cast_column(described.image, datasets.Image(decode=False))
+    stored = rows.select_columns(described.image).cast_column(described.image, datasets.Image(decode=False))
 
     def size(i):
         file = stored[i][described.image]

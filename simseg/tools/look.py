@@ -99,7 +99,7 @@ def _about_values(masks: list[Path]) -> tuple[dict, list[str], list[str]]:
     seen = some_of(masks, affordable(masks, 4 * PIXELS))
     counted = count_values(seen)
     try: values, reason = propose_values(counted)
-    except ValueError as error: return {}, [f"No thing is drawn: {error}."], []
+    except ValueError as error: return {}, [f"What is drawn cannot be told: {error}."], []
     share = (counted.groupby("value")["share"].sum() / counted["file"].nunique()).sort_values(ascending=False)
     by_value = counted.groupby("value")["file"]
     lines = [f"{value}: {share[value]:.1%} of the pixels, in {n} of {len(seen)} masks, the first of them {path.name}"
@@ -120,8 +120,8 @@ def _about_values(masks: list[Path]) -> tuple[dict, list[str], list[str]]:
     if largest in named and share[largest] > 0.5:
         ground = values.get("background", [0])
         rest = {name: each for name, each in values.items() if str(each[0]) != largest and each != ground}
-        asked.append(f"{largest} covers {share[largest]:.0%} of the pixels. Is {ground[0]} the background? If {largest} is: "
-                     f"{values_line((rest or {'thing': ground}) | {'background': [largest]})}")
+        asked.append(f"{largest} covers {share[largest]:.0%} of the pixels. Is {ground[0]} the background? If it is "
+                     f"{largest}: {values_line((rest or {'thing': ground}) | {'background': [largest]})}")
     try: _check_black(sorted(set(counted["file"])))  # those that can be read
     except ValueError as error: asked.append(str(error))
     return values, asked, lines
@@ -186,21 +186,21 @@ def _inventory(paths: dict, others: list[Path]) -> list[str]:
     for kind, files in kinds.items():
         seen = sorted({(*size, mode) for size, mode, _ in map(read_header, some_of(files, SEEN)) if size})
         sizes = dict.fromkeys(f"{width}×{height}" for width, height, _ in seen[:1] + seen[-1:])
-        lines.append(f"{kind}: {len(files)} files, {' to '.join(sizes)} px, {_list({mode for *_, mode in seen})}")
+        lines.append(f"{kind}: {len(files)} files, {' to '.join(sizes)} px, {_list(sorted({row[2] for row in seen}))}")
     if len(lines) > 2 * SHOWN: lines[2 * SHOWN:] = [f"… {len(lines)} kinds of files in all"]
     endings = Counter(path.suffix.lower() or path.name for path in others)
     if endings: lines.append(f"beside them: {_list([f'{n} {ending}' for ending, n in endings.most_common()], 6)}")
     return lines
 
 
-def _about_photos(source) -> tuple[list[str], list[str]]:  # lines, and what is to decide
+def _about_photos(source, paths: list[Path]) -> tuple[list[str], list[str]]:  # lines, and what is to decide
     "Return what images are alike and, of a labelled set, how many train, validate and test at each ratio."
-    n = len(source.files)
-    seen = min(n, affordable(source.files, 8 * PIXELS))  # of the first ones, since neighbours are alike
+    n = len(paths)
+    seen = min(n, affordable(paths, 8 * PIXELS))  # of the first ones, since neighbours are alike
     known = dict.fromkeys(range(seen, n), ("", np.zeros((16, 16), np.uint8)))
     unread = []
     for i in range(seen):
-        try: known[i] = identify(read_image(source.files[i]))
+        try: known[i] = identify(read_image(paths[i]))
         except UnreadableImage as error: unread.append(str(error))
     asked = []
     if unread: asked.append(f"{len(unread)} of {seen} images cannot be read, and are left out: {_list(unread)}")
@@ -223,15 +223,15 @@ def _about_photos(source) -> tuple[list[str], list[str]]:  # lines, and what is 
     return lines, asked
 
 
-def _about_masks(source) -> tuple[list[str], list[str], list[tuple], int]:  # lines, what is to decide, pictures, tile
+def _about_masks(source, paths: list[Path]) -> tuple[list, list, list, int]:  # lines, what is to decide, pictures, tile
     "Return what masks hold as they are read, what is lost of it at each size, and images with outlines."
     names = class_names(source.classes)
     masks = []
     notes = {"refused": [], "unread": [], "turned": [], "scaled": []}
     drawn = []
-    places = some_of(range(len(source.files)), min(SEEN, affordable(source.files)))
+    places = some_of(range(len(paths)), min(SEEN, affordable(paths)))
     for i in places:
-        if read_header(source.files[i])[2]: notes["turned"].append(source.names[i])
+        if read_header(paths[i])[2]: notes["turned"].append(source.names[i])
         try: photo, trimap = source.read(i)
         except UnreadableImage as error: notes["unread"].append(str(error))
         except ValueError as error: notes["refused"].append(str(error))
@@ -337,14 +337,15 @@ def look(folder: str | Path) -> Look:  # or the file of a description
             source = _of_files(described, file.name)
     except (ValueError, OSError) as error: asked.append(f"This is refused as it stands: {error}")
     if source:
-        read = {*source.files, *(path for of_name in files.masks.values() for path in of_name)}
+        photos = list(files.images.values())
+        read = {*photos, *(path for of_name in files.masks.values() for path in of_name)}
         rest = Counter(text.rpartition("/")[0] or "." for text, path in paths.items() if path not in read)
         left = [f"{n} in {place}/" for place, n in rest.items()]
         if left: sections[f"{folder} holds"].append(f"not read: {_list(left, 6)}")
-        sections["groups and splits"], about = _about_photos(source)
+        sections["groups and splits"], about = _about_photos(source, photos)
         asked += about
     if source and source.has_masks:
-        sections["masks"], about, drawn, tile = _about_masks(source)
+        sections["masks"], about, drawn, tile = _about_masks(source, photos)
         asked += about
         if tile and not described.tile:
             asked.append(f"Squeezed to a square, much of the masks is lost (see above); tile: {tile} keeps more.")
@@ -359,9 +360,9 @@ def look(folder: str | Path) -> Look:  # or the file of a description
     sections["to decide"] = [f"{i}. {line}" for i, line in enumerate(asked, 1)]
     if described and not own:
         proposed[FILE] = _as_file(described, asked)
-        photos = pair_files(paths, described.images, [])["images"] if source and source.has_masks else []
-        every = len(files.images) + len(files.bare) if photos else 0
-        if photos and len(photos) == every <= 3 * len(files.bare):  # the pattern fits no masks
+        alone = pair_files(paths, described.images, [])["images"] if source and source.has_masks else []
+        every = len(photos) + len(files.bare) if alone else 0
+        if alone and len(alone) == every <= 3 * len(files.bare):  # the pattern fits no masks
             asked = [f"All photos, to pretrain on; {FILE} has those with masks."]
             proposed[PHOTOS] = _as_file(Description(images=described.images), asked)
     for name, text in proposed.items():

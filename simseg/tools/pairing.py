@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
-from itertools import product, zip_longest
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -178,19 +178,18 @@ def find_pairings(paths: dict) -> tuple[list[Pairing], list[str]]:  # of path be
 # %% ../../nbs/tools/pairing.ipynb #5ac3e5b5
 def suggest_groups(texts: list[str]) -> tuple[str, int, bool]:  # pattern, groups, whether it is likely
     "Return a pattern for what belongs together by its name; empty where no beginning of names comes back."
-    table = pd.DataFrame(zip_longest(*(_words(Path(text).stem) for text in texts), fillvalue="")).T
+    rows = [_words(Path(text).stem) for text in texts]
     regex = ""
-    for word, sign in zip(table, list(table)[1:]):
-        one = table[word][0]
-        same = table[word].nunique() == 1
-        regex += r"\d+" if one.isdecimal() else re.escape(one) if same else r"[^\W\d_]+"
-        begin = table.loc[:, :word].agg("".join, axis=1)
-        pattern = f"({regex}){re.escape(table[sign][0])}"
-        found = [re.search(pattern, text) for text in texts]
-        if table[sign].nunique() > 1 or [match and match[1] for match in found] != list(begin): continue
-        years = begin.str.fullmatch(r"(19|20)\d\d").all()
-        n = begin.nunique()
-        if 3 <= n <= len(texts) / 2: return pattern, n, r"\d+" in regex and n >= 5 and not years
+    for i, (column, signs) in enumerate(pairwise(zip(*rows)), 1):  # as far as the shortest name
+        one = column[0]
+        regex += r"\d+" if one.isdecimal() else re.escape(one) if len(set(column)) == 1 else r"[^\W\d_]+"
+        begin = ["".join(row[:i]) for row in rows]
+        n = len(set(begin))
+        if len(set(signs)) > 1 or not 3 <= n <= len(texts) / 2: continue
+        pattern = f"({regex}){re.escape(signs[0])}"
+        if [match and match[1] for match in (re.search(pattern, text) for text in texts)] != begin: continue
+        years = all(re.fullmatch(r"(19|20)\d\d", text) for text in begin)
+        return pattern, n, r"\d+" in regex and n >= 5 and not years
     folders = {text.rpartition("/")[0] for text in texts}
     n = len(folders) if len({re.sub(r"\d+", "", folder) for folder in folders}) == 1 else 0  # they differ in numbers
     return ("folder", n, n >= 5) if 3 <= n <= len(texts) / 2 else ("", 0, False)
