@@ -153,8 +153,10 @@ def test_what_cannot_be_meant_is_one_sentence(folders, simseg, arguments, senten
 def test_a_study_of_days_gets_fewer_blocks(simseg, monkeypatch):
     "Three, unless one says how many."
     monkeypatch.setattr(new, "time_stages", lambda study: {"simclr": Pace(1, 5), "unet": Pace(5, 60)})
-    assert "for 3 block(s)" in simseg("mine", "photos", "labelled")[1]
-    assert "for 5 block(s)" in simseg("asked", "photos", "labelled", "--blocks", 5)[1]
+    _, said = simseg("mine", "photos", "labelled")
+    assert "for 3 block(s)" in said and "5 blocks would take more than eight hours, so these are 3." in said
+    _, said = simseg("asked", "photos", "labelled", "--blocks", 5)
+    assert "for 5 block(s)" in said and "eight hours" not in said
 
 
 # The time left, which lines of a running study take from the same figures

@@ -208,6 +208,7 @@ def new_study(name: str, photos: str, labelled: str, blocks: int = 0) -> Path:  
              f"Ways to start: {'; '.join(MEANS[way].partition(',')[0] for way in study['encoders'])}."]
     if problem: found.append(f"ImageNet weights cannot be had here ({problem}), so `imagenet` is left out.")
     n = len(study["seeds"])
+    if not blocks and n < BLOCKS: found.append(f"{BLOCKS} blocks would take more than eight hours, so these are {n}.")
     found.append(f"Expected: {duration(seconds)} on this machine ({machine}) for {n} block(s), {duration(seconds / n)} "
                  f"each; {size / 1e9:.1f} GB of disk.")
     command = f"make study STUDY={name}" + f" CORES={os.cpu_count()}" * (os.cpu_count() != 2)
