@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRIC_NAMES', 'GAP', 'LINE_COLOUR', 'OVERLAY_COLOURS', 'OKABE_ITO', 'ENCODER_COLOURS', 'show_images',
-           'overlay_batch', 'class_colours', 'paint_classes', 'highlight', 'encoder_colours', 'set_theme', 'draw_map',
-           'ratio_axis', 'plot_history']
+           'overlay_batch', 'class_colours', 'paint_classes', 'highlight', 'encoder_colours', 'set_theme', 'ratio_axis',
+           'plot_history']
 
 # %% ../../nbs/images/drawing.ipynb #4ec6f604
 import math
@@ -24,10 +24,8 @@ OVERLAY_COLOURS = {"hit": (0.0, 0.45, 0.70), "false alarm": (0.90, 0.62, 0.0), "
 
 
 def show_images(
-    images,  # (N, 3, S, S), uint8 or float in [0, 1], array or tensor
-    columns: int = 8,
-    masks=None,  # (N, S, S) trimaps, drawn as outlines
-    size: float = 0.9,  # inches an image
+    images, columns: int = 8,  # (N, 3, H, W), uint8 or float in [0, 1], array or tensor
+    masks=None, size: float = 0.9,  # (N, H, W) trimaps, drawn as outlines; inches an image
     column_labels=(), row_labels=(),  # under the columns, and left of the rows
     legend=None,  # below: names as for `class_colours`, or an empty list for the colours of overlays
 ):  # matplotlib's figure
@@ -61,7 +59,7 @@ def show_images(
         figure.legend(handles, colours, ncols=min(8, len(colours)), fontsize=7, frameon=False, **place)
     return figure
 
-# %% ../../nbs/images/drawing.ipynb #6a968d51
+# %% ../../nbs/images/drawing.ipynb #1922c81f
 def _tinted(images, regions):
     "Return images in grey, (N, 3, S, S), float, tinted in regions: pairs of where, (N, S, S), and what is mixed in."
     tinted = np.repeat(images.mean(1)[..., None] / 255, 3, 3)
@@ -77,7 +75,7 @@ def overlay_batch(
     wheres = [predicted & (targets == 1), predicted & (targets == 0), ~predicted & (targets == 1)]
     return _tinted(images, zip(wheres, 0.55 * np.array(list(OVERLAY_COLOURS.values()))))
 
-# %% ../../nbs/images/drawing.ipynb #c6fde521
+# %% ../../nbs/images/drawing.ipynb #6a968d51
 OKABE_ITO = [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66),
              (160, 160, 160)]
 
@@ -127,7 +125,7 @@ def highlight(
         draw.text(place, names[number], "white", font, stroke_width=1, stroke_fill="black")
     return shown
 
-# %% ../../nbs/images/drawing.ipynb #4fe133e7
+# %% ../../nbs/images/drawing.ipynb #16b1d48b
 ENCODER_COLOURS = {"scratch": "#555555", "imagenet": "#CA9161", "cifar10": "#DE8F05", "cats_vs_dogs": "#0173B2",
                    "pets": "#029E73", "objects": "#DE8F05", "animals": "#0173B2", "untrained": "#CC78BC"}
 
@@ -147,17 +145,7 @@ def set_theme():
 
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.85)
 
-# %% ../../nbs/images/drawing.ipynb #e07b6548
-def draw_map(axis, points: np.ndarray, labels: np.ndarray):  # (N, 2), and (N,), int64
-    "Draw images as points, coloured by class; the axes of such a map mean nothing, and bear no numbers."
-    import seaborn as sns
-
-    classes, numbers = np.unique(labels, return_inverse=True)
-    palette = sns.color_palette("colorblind" if len(classes) <= 10 else "husl", len(classes))
-    axis.scatter(*points.T, s=12, c=np.array(palette)[numbers], linewidths=0)
-    axis.set(xticks=[], yticks=[])
-
-# %% ../../nbs/images/drawing.ipynb #83899b09
+# %% ../../nbs/images/drawing.ipynb #4fe133e7
 def ratio_axis(axis, ratios):  # shares of the whole set, in (0, 1]
     "Make the x-axis logarithmic, and name the label ratios on it."
     axis.set(xscale="log", xlabel="images labelled (% of the whole set)")
