@@ -206,7 +206,7 @@ def test_a_model_whose_weights_are_none_is_named(kind, tmp_path):
 
 
 def test_a_folder_without_weights_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no pretrained encoder at .*; give the folder that 2_simclr or 3_unet wrote"):
+    with pytest.raises(FileNotFoundError, match="no pretrained encoder at .*; give the folder"):
         run_unet(small("unet", tmp_path / "out", encoder=str(tmp_path)))
 
 

@@ -129,7 +129,7 @@ def _check_runs(study: dict, starting: bool):  # yields sections, as `_check_sec
 
 
 def check_study(
-    study: dict, places: dict | None = None,  # as read from the study file; of its keys there, as `read_typed_yaml` gives
+    study: dict, places: dict | None = None,  # as read from its file; of its keys there, as `read_typed_yaml` gives
     starting: bool = False,  # whether to look for folders and files too, as when a study starts
 ) -> dict:  # with defaults filled in
     "Return a study, checked whole before anything runs; raise `ValueError` with what is wrong with it, and where."

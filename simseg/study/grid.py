@@ -189,7 +189,7 @@ def run_resources(run: Run) -> dict:
     if params.get("consistency"):
         kept *= 2  # as many images without labels go through it in the same step
         seen *= 2.5  # and through the average of the model
-    seconds = seen / PIXELS_PER_SECOND[encoder] / (20 * own["gpu"] or 1)  # an H100: 21 with small images, 200 with large
-    # A machine may be four times as slow. A run that a day ends goes on when the study is started again.
+    seconds = seen / PIXELS_PER_SECOND[encoder] / (20 * own["gpu"] or 1)  # an H100: 21 for small images, 200 for large
     memory = 100 * round(15 + (kept + 3 * pixels * images / 1e6) / 100)
+    # A machine may be four times as slow. A run that a day ends goes on when the study is started again.
     return {"mem_mb": memory, "runtime": min(24 * 60, 15 + round(4 * seconds / 60)), **own}

@@ -204,7 +204,8 @@ def explore_predictions(file: str | Path = "") -> Explorer:  # as for `explore_n
             probability = probabilities(logits)
             found = decide_classes(probability, threshold)[0].numpy()
             rightly = (truth > 0) & ((found == truth) | (found == 0))  # not in place of another class
-            errors = overlay_batch(picture[None], found[None] > 0, np.where(truth == IGNORED, IGNORED, rightly)[None])[0]
+            judged = np.where(truth == IGNORED, IGNORED, rightly)
+            errors = overlay_batch(picture[None], found[None] > 0, judged[None])[0]
             sure = np.broadcast_to(probability[0].amax(0), picture.shape)
             columns.append([sure, paint_classes(picture[None], found[None], names)[0], errors])
             iou = summarise(count_batch(logits, target, threshold))["iou"]
