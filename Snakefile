@@ -27,7 +27,7 @@ from simseg.base.parameters import resolved_precision
 from simseg.images.sets import files_fingerprint
 from simseg.evidence.figures import print_results
 from simseg.base.run import code_fingerprint, read_state
-from simseg.study.grid import Run, ready_encoder, run_resources, runs_to_do, split_arm
+from simseg.study.grid import Run, ready_encoder, run_resources, runs_to_do
 from simseg.study.files import RESOURCES, check_not_taken, check_study
 from simseg.study.lines import StudyLines
 from simseg.study.results import collect_results
@@ -87,7 +87,7 @@ def batch_job(notebook):
 def run_of(stage, wildcards):
     "The run that a rule's wildcards name."
     if stage == "simclr": return Run(study, stage, wildcards.encoder, seed=int(wildcards.seed))
-    return Run(study, stage, *split_arm(wildcards.arm), float(wildcards.ratio), int(wildcards.seed))
+    return Run(study, stage, *wildcards.arm.split("-"), ratio=float(wildcards.ratio), seed=int(wildcards.seed))
 
 def pretrained(wildcards):
     run = run_of("unet", wildcards)

@@ -10,7 +10,7 @@ import time
 import ipywidgets as widgets
 from common import finish, parse
 
-from simseg.tools.explore import explore_data, explore_embedding, explore_neighbours, explore_predictions, explore_views
+from simseg.tools.explore import explore_data, explore_neighbours, explore_predictions, explore_views
 
 MOVES = 20  # of a slider, from its least value up
 
@@ -44,7 +44,6 @@ def opened(args) -> dict:  # name → the explorer, and which of its controls ar
         "data": (explore_data(**source), ["page", "label_ratio"]),
     }
     if not args.study: return found
-    found["embedding"] = (explore_embedding(args.study), ["place"])
     found["neighbours"] = (explore_neighbours(args.study), ["place"])
     found["predictions"] = (explore_predictions(args.study), ["threshold", "rank"])
     return found

@@ -109,9 +109,8 @@ def _turn_hue(images, turn):
 
 
 def jitter_colour(
-    images: torch.Tensor,  # (N, 3, H, W), float in [0, 1]
-    order: torch.Tensor,  # (N, 4), a permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue
-    factors: torch.Tensor,  # (N, 3), of brightness, contrast and saturation; 1 leaves as it is
+    images: torch.Tensor, order: torch.Tensor,  # (N, 3, H, W), in [0, 1]; (N, 4), a permutation of 0 to 3: 3 is hue
+    factors: torch.Tensor,  # (N, 3), of 0 brightness, 1 contrast and 2 saturation; 1 leaves as it is
     turn: torch.Tensor, grey: torch.Tensor,  # (N,), of the hue, in full circles; (N,), bool: make grey at the end
 ) -> torch.Tensor:  # (N, 3, H, W), in [0, 1]
     "Return the images after colour jitter with given parameters, then greyscale."
@@ -189,10 +188,8 @@ def random_views(images: torch.Tensor, generator: torch.Generator, **views) -> t
 
 
 def two_views(
-    images: torch.Tensor, generator: torch.Generator,  # (N, 3, S, S), uint8
-    jitter=jitter_colour,  # or the same, compiled
-    share: tuple[int, int] = (0, 1),  # which of how many equal parts of a batch the images are
-    **views,  # as for `draw_views`
+    images: torch.Tensor, generator: torch.Generator, jitter=jitter_colour,  # (N, 3, S, S), uint8; or it compiled
+    share: tuple[int, int] = (0, 1), **views,  # which of how many equal parts of a batch they are; as for `draw_views`
 ) -> torch.Tensor:  # (2N, 3, S, S), normalised: the first views of all images, then the second
     "Return two independent views of each image in one batch, ready for one forward pass."
     both = torch.cat([images, images])

@@ -14,7 +14,7 @@ import yaml
 from simseg.base.parameters import parameter_defaults
 from simseg.base.run import read_state
 from simseg.simclr import run_simclr
-from simseg.study.grid import BASE, Run, split_arm, study_runs
+from simseg.study.grid import BASE, Run, study_runs
 from simseg.study.results import judge_runs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,7 +64,7 @@ def fork_two(params: dict): start_two(launched_run, f"{tempfile.mkdtemp()}/meet"
 # A study's cells by arm, ratio and seed, as its folders have them
 
 def run_at(study: dict, stage: str, arm: str, seed: int, ratio: float | None = None) -> Run:
-    return Run(study, stage, *split_arm(arm), ratio, seed)
+    return Run(study, stage, *arm.split("-"), ratio=ratio, seed=seed)
 
 
 def study_cells(study: dict) -> list[tuple]:

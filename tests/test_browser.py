@@ -99,8 +99,8 @@ def lab(tmp_path_factory):
 def test_every_widget_follows_its_slider(lab, page):
     run_all_cells(page, lab)
     explorers = page.locator(EXPLORERS)
-    assert explorers.count() == 5
-    for i in range(5):
+    assert explorers.count() == 4
+    for i in range(4):
         picture = explorers.nth(i).locator(".widget-html img")
         redrawn = False
         for handle in explorers.nth(i).locator(".noUi-handle:visible").all():
@@ -184,7 +184,7 @@ def test_every_navigation_link_leads_to_a_page(site, page):
 
 def test_saved_widgets_show_without_a_kernel(site, page):
     page.goto(f"{site}/tutorials/explore.html")
-    expect(page.locator(".widget-html img")).to_have_count(5, timeout=MINUTES)
+    expect(page.locator(".widget-html img")).to_have_count(4, timeout=MINUTES)
     assert not page.errors
 
 

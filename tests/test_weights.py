@@ -157,8 +157,8 @@ OTHERS = {  # what lies under the name of weights → its bytes, made from a fil
     "XML": (lambda b: b"<?xml version='1.0'?><Error>AccessDenied</Error>", "is a web page .*download the file itself"),
     "text": (lambda b: b"404: Not Found\n", "is a text file .'404: Not Found'.; download the file again"),
     "JSON": (lambda b: b'{"error": "not found"}', "is a text file"),
-    "gzip": (lambda b: gzip.compress(b[:1000]), "is a gzip archive; unpack it"),
-    "bzip2": (lambda b: bz2.compress(b[:1000]), "is a bzip2 archive; unpack it"),
+    "gzip": (lambda b: gzip.compress(b[:1000]), r"is an archive \(gzip, bzip2 or xz\); unpack it"),
+    "bzip2": (lambda b: bz2.compress(b[:1000]), r"is an archive \(gzip, bzip2 or xz\); unpack it"),
     "tar": (lambda b: archived(b[:1000]), "is a tar archive; unpack it"),
     "zip": (lambda b: zipped(b[:1000]), "is a zip archive of other files; unpack it"),
     "an image": (lambda b: b"\x89PNG\r\n\x1a\n" + bytes(99), "is no file of weights"),
@@ -207,7 +207,7 @@ def test_a_model_whose_weights_are_none_is_named(kind, tmp_path):
 
 
 def test_a_folder_without_weights_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="The folder .* holds no pretrained encoder.*name the file"):
+    with pytest.raises(FileNotFoundError, match="no pretrained encoder at .*; give the folder"):
         run_unet(small("unet", tmp_path / "out", encoder=str(tmp_path)))
 
 

@@ -70,18 +70,14 @@ def encoder_file(path: str | Path) -> Path:  # a file of weights, or the folder 
     path = resolve_path(path)
     for file in (path / "encoder.safetensors", path / "model.safetensors", path):
         if file.is_file(): return file
-    if path.is_dir(): raise FileNotFoundError(f"The folder {path} holds no pretrained encoder, as neither "
-                                              "encoder.safetensors nor model.safetensors is there; name the file.")
-    raise FileNotFoundError(f"There is no pretrained encoder at {path}; "
-                            "give the folder that 2_simclr wrote, a file of weights, scratch, or imagenet.")
+    raise FileNotFoundError(f"There is no pretrained encoder at {path}; give the folder that 2_simclr or 3_unet wrote, "
+                            "a file of weights, scratch, or imagenet.")
 
 # %% ../../nbs/learning/encoders.ipynb #b5d1e991
 OTHER_FILES = {  # how a file begins → what it is, what to do
     b"version https://git-lfs": "a Git-LFS pointer in place of the weights; run `git lfs pull` where it was cloned",
     b"<": "a web page (HTML or XML); download the file itself, not the page about it",
-    b"\x1f\x8b": "a gzip archive; unpack it",
-    b"BZh": "a bzip2 archive; unpack it",
-    b"\xfd7zXZ": "an xz archive; unpack it",
+    (b"\x1f\x8b", b"BZh", b"\xfd7zXZ"): "an archive (gzip, bzip2 or xz); unpack it",
 }
 HARMLESS = [  # what training scripts keep beside weights, and what cannot run anything: options, and NumPy's numbers
     argparse.Namespace, np.dtype, type(np.dtype("float64")), type(np.dtype("float32")), type(np.dtype("int64")),
@@ -194,14 +190,11 @@ def load_encoder(encoder: nn.Module, path: str | Path):  # filled in place; path
     tensors = read_weights(path)
     places = _encoders_within(tensors, encoder)
     if not places or places[0][2]:
-        often = [*RESNETS, "resnext50_32x4d", "mobilenet_v2", "densenet121", "efficientnet-b0", "timm-efficientnet-b0",
-                 "tu-tf_efficientnet_lite0", "timm-tf_efficientnet_lite0"]
         remedy = "give the weights of such an encoder, its stem for three colours as in smp"
-        for name in often:
+        for name in RESNETS:
             with torch.device("meta"): other, _ = make_encoder(name)  # tensors are only measured
-            if not any(not wrong for _, _, wrong in _encoders_within(tensors, other)): continue
-            remedy = f"set encoder_name={name}, which it fits"
-            break
+            fits = any(not wrong for _, _, wrong in _encoders_within(tensors, other))
+            if fits: remedy = f"set encoder_name={name}, which it fits"
         sentence = (f"holds no such encoder: of its keys ({', '.join(list(tensors)[:2])}, …) none ends in "
                     f"{next(iter(_spellings(encoder)[0]))}")
         if places:

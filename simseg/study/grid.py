@@ -4,16 +4,14 @@
 
 # %% auto #0
 __all__ = ['MINIATURE', 'STAGES', 'STUDY_DEFAULTS', 'OF_STUDY', 'GRID', 'FROM_CELL', 'FROM_UNET', 'ONE_RUN', 'RESOURCES',
-           'RUNNING', 'BASE', 'KB_PER_PIXEL', 'PIXELS_PER_SECOND', 'CONSISTENCY', 'IMAGES', 'SLOWER', 'FASTER', 'DAY',
-           'ratio_label', 'ready_encoder', 'Run', 'study_runs', 'split_arm', 'recorded_counts', 'runs_to_do',
-           'study_data', 'run_resources']
+           'RUNNING', 'BASE', 'KB_PER_PIXEL', 'PIXELS_PER_SECOND', 'ratio_label', 'ready_encoder', 'Run', 'study_runs',
+           'recorded_counts', 'runs_to_do', 'study_data', 'run_resources']
 
 # %% ../../nbs/study/grid.ipynb #a8fc9cf6
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 from safetensors import safe_open
 
 from ..base.files import repo_root, resolve_path
@@ -23,17 +21,13 @@ from ..images.sets import SYNTHETIC, load_pairs
 from ..learning.encoders import UNTRAINED
 
 # %% ../../nbs/study/grid.ipynb #324f26ab
-MINIATURE = yaml.safe_load("""
-name: miniature
-image_size: 32
-label_ratios: [0.8, 0.2]
-seeds: [0, 1]
-seeds_at: {0.8: [0]}
-encoders: {scratch: , animals: {dataset: synthetic}}
-recipes: {frozen: {freeze_encoder: true, encoders: [animals], label_ratios: [0.2]}}
-simclr: {max_images: 128, batch_size: 32, epochs: 1}
-unet: {dataset: synthetic, max_images: 128, epochs: 2}
-""")
+MINIATURE = {
+    "name": "miniature", "image_size": 32, "label_ratios": [0.8, 0.2], "seeds": [0, 1], "seeds_at": {0.8: [0]},
+    "encoders": {"scratch": None, "animals": {"dataset": "synthetic"}},
+    "recipes": {"frozen": {"freeze_encoder": True, "encoders": ["animals"], "label_ratios": [0.2]}},
+    "simclr": {"max_images": 128, "batch_size": 32, "epochs": 1},
+    "unet": {"dataset": "synthetic", "max_images": 128, "epochs": 2},
+}
 
 # %% ../../nbs/study/grid.ipynb #2a4ddc9b
 STAGES = ["simclr", "unet", "evaluation"]
@@ -47,8 +41,6 @@ STUDY_DEFAULTS = {
     "pretraining_seeds": [],  # pretrainings that the seeds use in turn; empty where each seed has its own
     "simclr": {}, "unet": {}, "evaluation": {}, "resources": {},
 }
-
-# %% ../../nbs/study/grid.ipynb #6e7679ec
 OF_STUDY = ["published", "encoder"]  # of an encoder: the published study's figure, and a file of ready weights
 GRID = ["encoders", "label_ratios"]  # of a recipe: the part of the grid that it is run on
 FROM_CELL = ["seed", "out_dir", "label_ratio", "encoder", "model_dir"]  # what differs from cell to cell
@@ -56,11 +48,9 @@ FROM_UNET = ["dataset", "max_images", "border", "split", "split_seed"]  # which 
 ONE_RUN = ["overwrite", "tracker", "stop_after"]  # how somebody runs a single run
 RESOURCES = ["mem_mb", "runtime", "gpu"]  # of a stage: MB, minutes, and how many GPUs; Snakemake's names for them
 RUNNING = ["data_root", "device", "precision", "threads", "resources", "skip_recorded"]  # not what a study is
-
-# %% ../../nbs/study/grid.ipynb #3ab43e36
 BASE = "base"  # the recipe that is the study's `unet` section as it stands
 
-
+# %% ../../nbs/study/grid.ipynb #3ab43e36
 def ratio_label(ratio: float) -> str:
     "Return a label ratio as tables and figures name it: 20%, 0.005%."
     return f"{100 * ratio:.10g}%"
@@ -156,12 +146,6 @@ def study_runs(study: dict, stage: str | None = None) -> list[Run]:  # None: of 
     runs = [*dict.fromkeys(used for run in runs if run.stage == "unet" for used in run.inputs), *runs]
     return [run for run in runs if stage in (None, run.stage)]
 
-# %% ../../nbs/study/grid.ipynb #bdeb0158
-def split_arm(arm: str) -> tuple[str, str]:  # as `Run.arm` gives
-    "Return the way to start and the recipe of an arm."
-    start, _, recipe = arm.partition("-")
-    return start, recipe or BASE
-
 # %% ../../nbs/study/grid.ipynb #57462e03
 def recorded_counts(study: dict, by_name: dict) -> dict:  # `Run.name` → (N, 2 K), as counts.safetensors holds them
     "Return recorded counts as `collect_counts` gives those of a study's folder."
@@ -189,11 +173,6 @@ def study_data(study: dict) -> tuple:  # ImageData, and its Split with every dev
 # %% ../../nbs/study/grid.ipynb #ab979f99
 KB_PER_PIXEL = {"resnet18": 1.8, "resnet34": 2.2, "resnet50": 5.0, "resnet101": 8.0, "resnet152": 11.0}  # of a batch
 PIXELS_PER_SECOND = {"resnet18": 300e3, "resnet34": 200e3, "resnet50": 120e3, "resnet101": 80e3, "resnet152": 60e3}
-CONSISTENCY = 2.5  # times the work, where as many images without labels go through the model and its average too
-IMAGES = 25_000  # of a set whose size a study file does not say
-SLOWER = 4  # than the core that was measured: how slow a machine may be
-FASTER = 20  # how many of those cores a GPU stands for: an H100, 21 with small images, over 200 with large ones
-DAY = 24 * 60  # minutes; a run that is ended by its limit goes on when the study is started again
 
 
 def run_resources(run: Run) -> dict:
@@ -204,12 +183,13 @@ def run_resources(run: Run) -> dict:
     epochs = 1 if run.stage == "evaluation" else params["epochs"]
     encoder = params["encoder_name"] if params["encoder_name"] in KB_PER_PIXEL else "resnet152"
     pixels = params["image_size"] ** 2
-    images = params["max_images"] or IMAGES
+    images = params["max_images"] or 25_000  # of a set whose size a study file does not say
     kept = KB_PER_PIXEL[encoder] * params["batch_size"] * pixels / 1e3
     seen = epochs * images * params.get("label_ratio", 1.0) * pixels
     if params.get("consistency"):
         kept *= 2  # as many images without labels go through it in the same step
-        seen *= CONSISTENCY
-    seconds = seen / PIXELS_PER_SECOND[encoder] / (FASTER * own["gpu"] or 1)
+        seen *= 2.5  # and through the average of the model
+    seconds = seen / PIXELS_PER_SECOND[encoder] / (20 * own["gpu"] or 1)  # an H100: 21 for small images, 200 for large
     memory = 100 * round(15 + (kept + 3 * pixels * images / 1e6) / 100)
-    return {"mem_mb": memory, "runtime": min(DAY, 15 + round(SLOWER * seconds / 60)), **own}
+    # A machine may be four times as slow. A run that a day ends goes on when the study is started again.
+    return {"mem_mb": memory, "runtime": min(24 * 60, 15 + round(4 * seconds / 60)), **own}

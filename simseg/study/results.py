@@ -104,14 +104,10 @@ def _stands(run: Run, why: str, done: str) -> tuple[str, str]:
     if state["state"] == "failed": return "failed", state["sentence"]
     if state["state"] == "waiting" or "epochs" not in state: return state["state"], ""
     if state["state"] != "running": return state["state"], f"after epoch {state['epoch']} of {state['epochs']}"
-    history = read_history(run)
-    parts = []
-    if len(history) and "images_per_second" in history:
-        parts.append(f"{history['images_per_second'].iloc[-1]:.3g} images/s")
-    if len(history) and "seconds" in state:
-        minutes = state["seconds"] * (state["epochs"] - state["epoch"]) / 60
-        parts.append(f"{max(1, round(minutes))} min left")
-    return f"epoch {len(history)} of {state['epochs']}", ", ".join(parts)
+    epoch = f"epoch {state['epoch']} of {state['epochs']}"
+    if "seconds" not in state: return epoch, ""
+    minutes = state["seconds"] * (state["epochs"] - state["epoch"]) / 60
+    return epoch, f"{max(1, round(minutes))} min left"
 
 
 def study_progress(study: dict) -> pd.DataFrame:  # a row a run: stage, arm, labelled, seed, state, note, val_loss, iou
