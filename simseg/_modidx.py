@@ -223,7 +223,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                     'simseg.images.data.ImageData.n_pictures': ( 'images/data.html#imagedata.n_pictures',
                                                                                  'simseg/images/data.py'),
                                     'simseg.images.data.ImageData.squares': ('images/data.html#imagedata.squares', 'simseg/images/data.py'),
-                                    'simseg.images.data.KnownImages': ('images/data.html#knownimages', 'simseg/images/data.py'),
                                     'simseg.images.data.Split': ('images/data.html#split', 'simseg/images/data.py'),
                                     'simseg.images.data.Split.of_tiles': ('images/data.html#split.of_tiles', 'simseg/images/data.py'),
                                     'simseg.images.data._choose_test': ('images/data.html#_choose_test', 'simseg/images/data.py'),
