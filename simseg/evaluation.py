@@ -25,8 +25,7 @@ from .learning.metrics import check_threshold, class_stats, decide_classes, imag
 from .unet import TEST_SET, count_images, count_pictures, load_model, predict_batches, predict_pictures
 
 # %% ../nbs/4_evaluation.ipynb #1fc0d819
-def find_objects(model: torch.nn.Module, settings: dict, data: ImageData, indices: np.ndarray, accelerator,
-                 threshold: float) -> np.ndarray:
+def find_objects(model, settings: dict, data: ImageData, indices, accelerator, threshold: float) -> np.ndarray:
     "Return what a model calls each pixel of pictures as they are shown, (N, S, S): bool, or numbers of classes."
     if not data.tile:
         batches = predict_batches(model, torch.from_numpy(data.images), torch.as_tensor(indices), accelerator)
@@ -38,8 +37,7 @@ def find_objects(model: torch.nn.Module, settings: dict, data: ImageData, indice
     return shown if data.classes else shown.astype(bool)
 
 
-def show_overlays(model: torch.nn.Module, settings: dict, data: ImageData, ious: pd.Series, indices: np.ndarray,
-                  accelerator, border: str = "pet", threshold: float = 0.5):
+def show_overlays(model, settings: dict, data: ImageData, ious, indices, accelerator, border="pet", threshold=0.5):
     "Return a figure with each image above its overlay; with several classes, above its truth and what was found."
     images, masks = data.squares(indices)
     found = find_objects(model, settings, data, indices, accelerator, threshold)
@@ -106,10 +104,9 @@ def run_evaluation(params: dict) -> tuple[dict, pd.DataFrame]:  # the metrics, a
         counts = counts.assign(name=np.array(data.names)[test], id=np.array(data.ids)[test], iou=image_ious(counts))
         pairs = {f"{i}>{j}": f"{true}>{called}" for i, true in enumerate(names) for j, called in enumerate(names)}
         columns = ["iou", *pairs] if names else ["tp", "fp", "fn", "tn", "iou"]
-        if data.group_names:
-            counts["group"] = np.array(data.group_names)[test]
-            columns = ["group", *columns]
-        counts = counts[["name", "id", *columns]].rename(columns=pairs)
+        if data.group_names: counts["group"] = np.array(data.group_names)[test]
+        columns = ["name", "id", *(["group"] if data.group_names else []), *columns]
+        counts = counts[columns].rename(columns=pairs)
         write_csv(run.folder / "per_image.csv", counts)
         some = np.random.default_rng(params["seed"]).choice(len(test), min(8, len(test)), replace=False)
         for name, rows in {"overlays": np.sort(some), "worst": counts["iou"].argsort().to_numpy()[:8]}.items():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRIC_NAMES', 'GAP', 'LINE_COLOUR', 'OVERLAY_COLOURS', 'OKABE_ITO', 'ENCODER_COLOURS', 'show_images',
-           'overlay_batch', 'class_colours', 'paint_classes', 'highlight', 'encoder_colours', 'set_theme', 'draw_map',
+           'overlay_batch', 'class_colours', 'paint_classes', 'highlight', 'encoder_colours', 'set_theme',
            'plot_history']
 
 # %% ../../nbs/images/drawing.ipynb #4ec6f604
@@ -24,10 +24,8 @@ OVERLAY_COLOURS = {"hit": (0.0, 0.45, 0.70), "false alarm": (0.90, 0.62, 0.0), "
 
 
 def show_images(
-    images,  # (N, 3, S, S), uint8 or float in [0, 1], array or tensor
-    columns: int = 8,
-    masks=None,  # (N, S, S) trimaps, drawn as outlines
-    size: float = 0.9,  # inches an image
+    images, columns: int = 8,  # (N, 3, H, W), uint8 or float in [0, 1], array or tensor
+    masks=None, size: float = 0.9,  # (N, H, W) trimaps, drawn as outlines; inches an image
     column_labels=(), row_labels=(),  # under the columns, and left of the rows
     legend=None,  # below: names as for `class_colours`, or an empty list for the colours of overlays
 ):  # matplotlib's figure
@@ -146,16 +144,6 @@ def set_theme():
     import seaborn as sns
 
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.85)
-
-# %% ../../nbs/images/drawing.ipynb #e07b6548
-def draw_map(axis, points: np.ndarray, labels: np.ndarray):  # (N, 2), and (N,), int64
-    "Draw images as points, coloured by class; the axes of such a map mean nothing, and bear no numbers."
-    import seaborn as sns
-
-    classes, numbers = np.unique(labels, return_inverse=True)
-    palette = sns.color_palette("colorblind" if len(classes) <= 10 else "husl", len(classes))
-    axis.scatter(*points.T, s=12, c=np.array(palette)[numbers], linewidths=0)
-    axis.set(xticks=[], yticks=[])
 
 # %% ../../nbs/images/drawing.ipynb #d40c4c3d
 def plot_history(history, panels: dict):  # matplotlib's figure

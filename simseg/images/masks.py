@@ -128,8 +128,7 @@ def parse_classes(text: str) -> Classes | None:  # as `str` of `Classes` gives; 
 
 def class_names(classes: str) -> list[str]:
     "Return background and classes in the order of their numbers; empty for one thing and its background."
-    known = parse_classes(classes)
-    return ["background", *known.names] if known else []
+    return ["background", *parse_classes(classes).names] if classes.strip() else []
 
 
 def n_channels(classes: str) -> int:
@@ -154,8 +153,7 @@ def as_trimap(mask: Image.Image, name, classes: Classes, border: int | None = No
     unknown = [i for i, number in enumerate(numbers) if number is None and held[i] != border]
     if unknown:
         coloured = values.dtype == np.uint32
-        listed = [_written(held[i], coloured) for i in unknown]
-        shares = [f"{value} ({counts[i] / values.size:.2%})" for value, i in zip(listed[:6], unknown)]
+        shares = [f"{_written(held[i], coloured)} ({counts[i] / values.size:.2%})" for i in unknown[:6]]
         remedy = "name each, as background or ignore too"
         if len(unknown) > 4 and not coloured:
             remedy += ("; if soft edges or JPEG compression made so many, "
@@ -186,10 +184,9 @@ def as_value_mask(numbers: np.ndarray, classes: Classes, colours: list) -> Image
 def make_targets(masks: torch.Tensor, border: str = "pet") -> torch.Tensor:  # (N, S, S), uint8 → (N, 1, S, S), int64
     "Return classes' numbers and `IGNORED`; the border counts as its class (pet), as background, or nowhere (ignore)."
     check_choice("border", border, BORDERS)
-    numbers = torch.where(masks <= BACKGROUND, BACKGROUND - masks, masks >> 1).long()  # as `CODES` has them
+    targets = torch.where(masks <= BACKGROUND, BACKGROUND - masks, masks >> 1).long()  # as `CODES` has them
     at_border = (masks > BACKGROUND) & (masks % 2 == 1)
-    value = {"pet": numbers, "background": 0, "ignore": IGNORED}[border]
-    targets = torch.where(at_border, value, numbers)
+    if border != "pet": targets = torch.where(at_border, {"background": 0, "ignore": IGNORED}[border], targets)
     return torch.where(masks == IGNORED, IGNORED, targets).unsqueeze(1)
 
 # %% ../../nbs/images/masks.ipynb #33512569

@@ -10,7 +10,6 @@ __all__ = ['SYNTHETIC', 'PETS', 'SETS', 'HUB', 'DATASETS', 'PETS_FOLDER', 'SYNTH
 import re
 from functools import cache
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -109,14 +108,9 @@ def _of_hub(described: Description) -> Source:
 
     rows = datasets.load_dataset(described.hub, split="train")
     names = [f"{i:05d}" for i in range(len(rows))]
+    size = (lambda i: rows[i][described.image].size) if described.tile else None
     labels = np.array(rows[described.label]) if described.label else np.zeros(len(rows), np.int64)
     groups = [str(group) for group in rows[described.groups]] if described.groups else None
-    stored = rows.select_columns(described.image).cast_column(described.image, datasets.Image(decode=False))
-
-    def size(i):
-        file = stored[i][described.image]
-        with Image.open(BytesIO(file["bytes"]) if file["bytes"] else file["path"]) as image: return image.size
-
     same = {"names": names, "size": size, "groups": groups, "tile": described.tile}
     if not described.mask: return Source(lambda i: (rows[i][described.image], None), labels, **same)
     meaning = parse_values(described.values)

@@ -28,21 +28,14 @@ def tile_corners(width: int, height: int, tile: int) -> list[tuple[int, int]]:  
     return [(x, y) for y in along(height) for x in along(width)]
 
 # %% ../../nbs/images/tiles.ipynb #8dedd57d
-def _padded(picture: Image.Image, tile: int) -> Image.Image:
-    "Return a picture that is as large as a tile at least."
-    beyond = [(0, max(0, tile - length)) for length in (picture.height, picture.width)]
-    if beyond == [(0, 0), (0, 0)]: return picture
-    if picture.mode != "RGB": return Image.fromarray(np.pad(picture, beyond, constant_values=IGNORED))
-    return Image.fromarray(np.pad(picture, [*beyond, (0, 0)], "symmetric"))
-
-
 def cut_squares(picture: Image.Image, size: int, tile: int) -> np.ndarray:  # (n, size, size, 3), without 3 for a trimap
     "Return the tiles of an RGB image or of a trimap, scaled to `size`; with `tile` 0 the whole, squeezed."
     resample = Image.Resampling.BILINEAR if picture.mode == "RGB" else Image.Resampling.NEAREST
     if not tile: return np.asarray(picture.resize((size, size), resample))[None]
-    corners = tile_corners(*picture.size, tile)
-    picture = _padded(picture, tile)
-    tiles = [picture.crop((x, y, x + tile, y + tile)) for x, y in corners]
+    beyond = [(0, max(0, tile - length)) for length in (picture.height, picture.width)]
+    if picture.mode == "RGB": pixels = np.pad(picture, [*beyond, (0, 0)], "symmetric")
+    else: pixels = np.pad(picture, beyond, constant_values=IGNORED)
+    tiles = [Image.fromarray(pixels[y:y + tile, x:x + tile]) for x, y in tile_corners(*picture.size, tile)]
     return np.stack([each.resize((size, size), resample) for each in tiles])
 
 # %% ../../nbs/images/tiles.ipynb #7a5fe091
