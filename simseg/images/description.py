@@ -105,9 +105,9 @@ def read_description(file: Path) -> Description:  # its root, and a hub's folder
 
 
 def description_text(description: Description) -> str:
-    "Return a description as the lines of a `data.yaml`, without what is as it would be anyway."
+    "Return a description as the lines of a `data.yaml`, without its root and what is as it would be anyway."
     lines = []
-    for key, value in description.model_dump(exclude_defaults=True).items():
+    for key, value in description.model_dump(exclude_defaults=True, exclude={"root"}).items():
         if key in ("images", "masks") and len(value) == 1: (value,) = value
         line = yaml.safe_dump({key: value}, allow_unicode=True, width=1000)
         lines.append(f"{values_line(value)}\n" if key == "values" else line)
@@ -190,7 +190,7 @@ def find_files(description: Description, where: str) -> Files:  # `where` names 
     alone = [path for name, files in masks.items() if name not in images for path in files]
     if bare and (description.without_mask == "refuse" or len(bare) == len(images)):
         spare = f", and {len(alone)} masks have no image, such as {alone[0].name}" if alone else ""
-        lines = description_text(description.model_copy(update={"root": "", "without_mask": "leave out"}))
+        lines = description_text(description.model_copy(update={"without_mask": "leave out"}))
         remedy = f"give them masks, or leave them out by writing into {FILE}:\n{lines}"
         if alone: remedy = f"if names pair in another way, say so in {FILE}: simseg look {root} proposes one"
         raise FileNotFoundError(f"{where}: {len(bare)} of {len(images)} images have no mask, such as "
@@ -293,7 +293,7 @@ def _plain_labelled(folder: Path) -> Description:
     several = len(values) > 1 and "#" not in str(values) and "background" not in values
     alike = "\nIf these values mean one thing: values: {thing: above 0}" if several else ""
     raise ValueError(f"{folder}: {reason}. If that is so, write into {folder / FILE}:\n"
-                     f"{description_text(described.model_copy(update={'root': ''}))}{alike}")
+                     f"{description_text(described)}{alike}")
 
 
 def _check_black(masks: list[Path]):

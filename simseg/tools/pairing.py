@@ -13,12 +13,12 @@ from collections import Counter
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import ExifTags, Image
+from PIL import Image
 
 from ..images.cache import open_image
 from ..images.description import is_united, pair_files
@@ -37,23 +37,18 @@ def suggest_patterns(photo: str, mask: str) -> list[tuple[str, str]]:  # paths b
     "Return the patterns that a photo and its mask suggest, each as one of photos and one of masks."
     (*above, file), (*mask_above, mask_file) = photo.split("/"), mask.split("/")
     (stem, _, ending), (mask_stem, _, mask_ending) = file.rpartition("."), mask_file.rpartition(".")
-    words = [_words(stem), _words(mask_stem)]
-    shared = [block for block in SequenceMatcher(None, *words, autojunk=False).get_matching_blocks()
-              if re.search(r"[^\W_]", "".join(words[0][block.a:block.a + block.size]))]
-
-    def named(blocks):  # the last of the words that both have is {name}
-        parts = [list(of_one) for of_one in words]
-        for (*starts, n), word in zip(blocks[::-1], ("{name}", "{part}")):
-            for part, start in zip(parts, starts):
-                run = "".join(part[start:start + n])
-                part[start:start + n] = [run.replace(run.strip("_-. "), word)]
-        return "".join(parts[0]), "".join(parts[1])
-
-    names = [*(named([block]) for block in shared), (stem, mask_stem)]
-    if len(shared) > 1: names.append(named([shared[0], shared[-1]]))
+    one = _words(stem)
+    other = _words(mask_stem)
+    names = []
+    for i, j, n in SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks():
+        run = "".join(one[i:i + n])  # what both have
+        if not re.search(r"[^\W_]", run): continue
+        run = run.replace(run.strip("_-. "), "{name}")
+        names.append(("".join([*one[:i], run, *one[i + n:]]), "".join([*other[:j], run, *other[j + n:]])))
+    names.append((stem, mask_stem))
     folders = [(above, mask_above)]
-    for same in range(1, len(os.path.commonprefix([above, mask_above])) + 1):
-        folders.append((["**", *above[same:]], ["**", *mask_above[same:]]))
+    same = len(os.path.commonprefix([above, mask_above]))
+    if same: folders.append((["**", *above[same:]], ["**", *mask_above[same:]]))
     same = len(os.path.commonprefix([above[::-1], mask_above[::-1]]))
     if same: folders.append(([*above[:-same], "**"], [*mask_above[:-same], "**"]))
     for (i, one), (j, other) in product(enumerate(above), enumerate(mask_above)):
@@ -62,9 +57,6 @@ def suggest_patterns(photo: str, mask: str) -> list[tuple[str, str]]:  # paths b
         folders.append(([*above[:i], word, *above[i + 1:]],
                         [*mask_above[:j], word + other.removeprefix(one), *mask_above[j + 1:]]))
         names += product((stem.replace(one, "{name}"), "*"), (mask_stem.replace(one, "{name}"), "*"))
-    behind = r"(?<=\{name\})([\W_])"  # where more numbers follow, several files are meant
-    names += [(of_photo, re.sub(behind + r".*\d.*", r"\1*", of_mask)) for of_photo, of_mask in names]
-    names += [(re.sub(behind + ".*", r"\1*", of_photo), of_mask) for of_photo, of_mask in names]
     pairs = [("/".join([*one, a]) + f".{x}", "/".join([*other, b]) + f".{y}") for (one, other), (a, b), x, y in
              product(folders, names, (ending, "*"), (mask_ending, "*"))]
     return [pair for pair in dict.fromkeys(pairs) if all("{name}" in pattern for pattern in pair)]
@@ -86,14 +78,12 @@ class Pairing:
 
 
 def _kinds(texts: list[str]) -> list[list[str]]:
-    "Return files by kind: folder, ending, and the words at both ends of a name; fewer where kinds are many."
-    parts = {"folder": "([^/]*)/[^/]*$", "ending": r"(\.[^./]*)$", "last": r"([^\W\d_]*)\.[^./]*$", "top": "^([^/]*)",
-             "first": r"([^\W\d_]*)[^/]*$"}
-    table = pd.DataFrame({name: pd.Series(texts).str.extract(part)[0].fillna("") for name, part in parts.items()})
-    for keys in (["folder", "ending", "first", "last"], ["folder", "ending", "last"], ["top", "ending", "last"],
-                 ["folder", "ending"], ["top", "ending"], ["ending"]):
+    "Return files by kind: folder, ending, and the words at both ends of a name; fewer of these where kinds are many."
+    part = r"(?:([^/]*)/)?(?=([^\W\d_]*))[^/]*?([^\W\d_]*)(\.[^./]*)$"
+    table = pd.Series(texts).str.extract(part).fillna("").set_axis(["folder", "first", "last", "ending"], axis=1)
+    for keys in (["folder", "ending", "first", "last"], ["ending", "last"], ["folder", "ending"], ["ending"]):
         kinds = [[texts[i] for i in places] for places in table.groupby(keys).groups.values()]
-        if len(kinds) <= 16: return kinds
+        if len(kinds) <= 16: break
     return kinds
 
 
@@ -104,16 +94,15 @@ def some_of(items: list, most: int) -> list:
 
 def affordable(paths: list[Path], pixels: int = PIXELS) -> int:
     "Return how many files of the size of the largest of a few can be decoded for one question, at least three."
-    largest = max((size[0] * size[1] for size, *_ in map(read_header, some_of(paths, 8)) if size), default=1)
+    largest = max((size[0] * size[1] for size, _ in map(read_header, some_of(paths, 8)) if size), default=1)
     return max(3, pixels // largest)
 
 
-def read_header(path: Path) -> tuple:  # size, or None of a file that cannot be read; mode; whether EXIF data turn it
+def read_header(path: Path) -> tuple:  # size, or None of a file that cannot be read; mode
     "Return what an image file says of itself, without its pixels."
     try:
-        with Image.open(path) as image:
-            return image.size, image.mode, image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
-    except Exception: return None, "", False  # it is named when it is read
+        with Image.open(path) as image: return image.size, image.mode
+    except Exception: return None, ""  # it is named when it is read
 
 
 def _truth(pattern: str) -> int:
@@ -149,11 +138,11 @@ def find_pairings(paths: dict) -> tuple[list[Pairing], list[str]]:  # of path be
         except ValueError: return False
         return values.min() == values.max() or looks_like_mask(values)  # a mask may be empty
 
-    def fit(images, masks):
+    def fit(images, masks, least):
         named = pair_files({text: text for text in paths}, [images], [masks])
         shared = named["images"].keys() & named["masks"].keys()
         several = [*named["images"].values(), *([] if is_united(masks) else named["masks"].values())]
-        if not shared or max(map(len, several)) > 1: return None
+        if len(shared) < least or max(map(len, several)) > 1: return None
         files = {text for name in shared for text in named["masks"][name]}
         return Pairing(images, masks, len(shared), len(named["images"]) - len(shared), files)
 
@@ -162,10 +151,10 @@ def find_pairings(paths: dict) -> tuple[list[Pairing], list[str]]:  # of path be
     masks = [list(filter(is_mask, some_of(kind, most))) for kind in kinds]
     mostly = [2 * len(alike) > min(most, len(kind)) for kind, alike in zip(kinds, masks)]
     photos = {text for kind, yes in zip(kinds, mostly) if not yes for text in kind}
-    tried = list(filter(None, (fit(*pair) for pair in _suggest(masks, photos))))
-    if not tried:  # a photo may look like a mask, such as one of a few cells on black
-        found = filter(None, (fit(*pair) for pair in _suggest(masks, set(paths))))
-        tried = [pairing for pairing in found if pairing.n > 1]
+    tried = [fit(*pair, 1) for pair in _suggest(masks, photos)]
+    if not any(tried):  # a photo may look like a mask, such as one of a few cells on black
+        tried = [fit(*pair, 2) for pair in _suggest(masks, set(paths))]
+    tried = list(filter(None, tried))
     tried.sort(key=lambda each: (-each.n, each.bare, -len(each.files), each.masks.count("*"), each.images.count("*"),
                                  len(each.images + each.masks)))
     kept = []
@@ -176,20 +165,12 @@ def find_pairings(paths: dict) -> tuple[list[Pairing], list[str]]:  # of path be
     return kept, [text for alike, yes in zip(masks, mostly) if yes for text in alike]
 
 # %% ../../nbs/tools/pairing.ipynb #5ac3e5b5
-def suggest_groups(texts: list[str]) -> tuple[str, int, bool]:  # pattern, groups, whether it is likely
-    "Return a pattern for what belongs together by its name; empty where no beginning of names comes back."
-    rows = [_words(Path(text).stem) for text in texts]
-    regex = ""
-    for i, (column, signs) in enumerate(pairwise(zip(*rows)), 1):  # as far as the shortest name
-        one = column[0]
-        regex += r"\d+" if one.isdecimal() else re.escape(one) if len(set(column)) == 1 else r"[^\W\d_]+"
-        begin = ["".join(row[:i]) for row in rows]
-        n = len(set(begin))
-        if len(set(signs)) > 1 or not 3 <= n <= len(texts) / 2: continue
-        pattern = f"({regex}){re.escape(signs[0])}"
-        if [match and match[1] for match in (re.search(pattern, text) for text in texts)] != begin: continue
-        years = all(re.fullmatch(r"(19|20)\d\d", text) for text in begin)
-        return pattern, n, r"\d+" in regex and n >= 5 and not years
-    folders = {text.rpartition("/")[0] for text in texts}
-    n = len(folders) if len({re.sub(r"\d+", "", folder) for folder in folders}) == 1 else 0  # they differ in numbers
-    return ("folder", n, n >= 5) if 3 <= n <= len(texts) / 2 else ("", 0, False)
+def suggest_groups(texts: list[str]) -> tuple[str, int]:  # pattern, and how many groups it makes
+    "Return a pattern for what belongs together by the number in its name; empty where no such number comes back."
+    before = os.path.commonprefix([Path(text).stem for text in texts]).rstrip("0123456789")
+    pattern = rf"({re.escape(before)}\d+)[_-]"
+    found = [re.search(pattern, text) for text in texts]
+    names = {match[1] for match in found if match}
+    years = all(re.fullmatch(r"(19|20)\d\d", name) for name in names)
+    likely = all(found) and not years and 5 <= len(names) <= len(texts) / 2
+    return (pattern, len(names)) if likely else ("", 0)
