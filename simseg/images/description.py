@@ -52,14 +52,10 @@ class Description(BaseModel, extra="forbid", frozen=True):
 
     @field_validator("values", mode="before")
     @classmethod
-    def each_is_a_list(cls, value):
+    def values_have_a_meaning(cls, value):
         if not isinstance(value, dict): raise ValueError("write thing: value, such as values: {cell: 255}")
         if None in value.values(): raise ValueError('a thing has no value; a colour stands in quotes, as in "#804080"')
-        return {name: each if isinstance(each, list) else [each] for name, each in value.items()}
-
-    @field_validator("values", mode="after")
-    @classmethod
-    def values_have_a_meaning(cls, value):
+        value = {str(name): each if isinstance(each, list) else [each] for name, each in value.items()}
         if value: parse_values(value)
         return value
 
@@ -75,7 +71,8 @@ class Description(BaseModel, extra="forbid", frozen=True):
 def read_description(file: Path) -> Description:  # its root, and a hub's folder, as whole paths
     "Return what a file says; raise `ValueError` with file and line for what cannot be meant."
     values, places = read_typed_yaml(file, lambda keys, value: keys == ("groups",))
-    check_known(f"key of {short_path(file)}", values, Description.model_fields)
+    columns = set() if "hub" in values else {"image", "mask", "label"}
+    check_known(f"key of {short_path(file)}", values, [key for key in Description.model_fields if key not in columns])
     try: description = Description(**values)
     except ValidationError as error:
         first = error.errors()[0]
@@ -84,10 +81,6 @@ def read_description(file: Path) -> Description:  # its root, and a hub's folder
         raise ValueError(f"{places[key,]}: `{key}` is {values[key]!r}: {sentence[0].lower()}{sentence[1:]}.") from None
     if bool(description.images) == bool(description.hub):
         raise ValueError(f"{short_path(file)} is to say either where the `images` are or which `hub` set it is.")
-    columns = [key for key in ("image", "mask", "label") if key in values and not description.hub]
-    if columns:
-        raise ValueError(f"{places[columns[0],]}: `{columns[0]}` names a column of a `hub` set; patterns of files are "
-                         "`images` and `masks`.")
     for key in ("images", "masks"):
         for pattern in getattr(description, key):
             if "{name}" not in pattern:
@@ -165,7 +158,7 @@ def pair_files(paths: dict, images: list[str], masks: list[str]) -> dict:  # of 
                 name = above + "/".join(words[word] for word in sorted(words, key=lambda word: (word == "name", word)))
                 if key == "masks": taken.add(text)
                 if path not in named[key].setdefault(name, []): named[key][name].append(path)
-    return {"images": named["images"], "masks": named["masks"]}
+    return named
 
 
 def find_files(description: Description, where: str) -> Files:  # `where` names the description in messages
@@ -211,15 +204,6 @@ def count_values(masks: list[Path]) -> pd.DataFrame:  # file, value (a colour as
     return pd.DataFrame(rows, columns=["file", "value", "share"])
 
 
-def _are_classes(held: pd.DataFrame) -> bool:  # file, number; without the background
-    "Return whether numbers come back in other masks, and leave some out, as classes do and numbers of things do not."
-    held = held[held["number"] != 255]
-    by_file = held.groupby("file")["number"]
-    counted_up = (by_file.nunique() == by_file.max()) & (by_file.max() > 1)
-    files = held.groupby("number")["file"].nunique()
-    return held["number"].max() < 128 and counted_up.mean() < 0.5 and files.mean() >= 1.5 and len(files) <= 64
-
-
 def propose_values(counted: pd.DataFrame) -> tuple[dict, str]:  # as for `values`, and why
     "Return what the values of masks may mean, and what speaks for it."
     black = counted["value"].isin(["0", "#000000"])
@@ -236,15 +220,16 @@ def propose_values(counted: pd.DataFrame) -> tuple[dict, str]:  # as for `values
     if len(held) == 2 and not black.any():
         return {"thing": [_typed(held[1])], "background": [_typed(held[0])]}, said.replace("beside 0, ", "")
     if numbers == held and (len(held) > 8 or float(held[-1]) > 255):
-        values = [float(value) for value in held]
-        whole = counted[~black].groupby("file").size().max()
-        edges = counted.assign(number=counted["value"].astype(float))
-        at_an_end = (edges["number"] < 32) | (edges["number"] > max(values) - 32)
-        extreme = edges[at_an_end]["share"].sum() / edges["share"].sum()
-        if max(values) <= 255 and max(values) >= 128 and whole > 20 and extreme > 0.9:
+        table = counted.assign(number=counted["value"].astype(float))
+        most = table["number"].max()
+        ends = table[(table["number"] < 32) | (table["number"] > most - 32)]
+        by_file = table[~black & (table["number"] != 255)].groupby("file")["number"]
+        if 128 <= most <= 255 and by_file.size().max() >= 20 and ends["share"].sum() > 0.9 * table["share"].sum():
             return {"thing": ["above 127"]}, f"{said}: soft edges or JPEG compression"
-        if max(values) <= 1: return {"thing": ["above 0.5"]}, f"{said}: soft edges"
-        if not _are_classes(edges[~black]): return {"thing": ["above 0"]}, f"{said}: a number for each thing"
+        if most <= 1: return {"thing": ["above 0.5"]}, f"{said}: soft edges"
+        counted_up = (by_file.nunique() == by_file.max()) & (by_file.max() > 1)
+        if by_file.max().max() >= 128 or counted_up.mean() >= 0.5 or files.drop("255", errors="ignore").mean() < 1.5:
+            return {"thing": ["above 0"]}, f"{said}: a number for each thing"  # classes come back, and leave some out
     ignored = held[-1] == "255" and len(held) > 1 and int(held[-2]) < 128
     if len(numbers) < len(held):  # a grey mask among coloured ones
         held = [value if value[0] == "#" else _written(int(value) * 0x010101, True) for value in held]
@@ -278,11 +263,11 @@ def masks_among(files: list[Path]) -> list[Path]:
 def _plain_labelled(folder: Path) -> Description:
     "Return the description of images/ and masks/; raise `ValueError` where their meaning has to be said."
     plain = Description(root=str(folder), images="images/**/{name}.*", masks="masks/**/{name}.*")
-    for other in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
-        files = [] if other.name in ("images", "masks") else visible_files(other)
-        if masks_among([path for path in files if path.suffix.lower() in ENDINGS]):
-            raise ValueError(f"{folder} holds masks/ and {other.name}/, which looks like masks too; say which are meant "
-                             f"in {folder / FILE}: simseg look {folder} proposes one.")
+    others = [path for path in visible_files(folder) if path.suffix.lower() in ENDINGS
+              and path.relative_to(folder).parts[0] not in ("images", "masks")]
+    for path in masks_among(others)[:1]:
+        raise ValueError(f"{folder} holds masks/ and {path.relative_to(folder).parts[0]}/, which looks like masks too; say "
+                         f"which are meant in {folder / FILE}: simseg look {folder} proposes one.")
     masks = [path for files in find_files(plain, str(folder)).masks.values() for path in files]
     try: values, reason = propose_values(count_values(masks))
     except ValueError as error: raise ValueError(f"{folder}: {error}.") from error
@@ -290,10 +275,8 @@ def _plain_labelled(folder: Path) -> Description:
     if list(values) == ["thing"] and "above" not in str(values):
         _check_black(masks)
         return described
-    several = len(values) > 1 and "#" not in str(values) and "background" not in values
-    alike = "\nIf these values mean one thing: values: {thing: above 0}" if several else ""
     raise ValueError(f"{folder}: {reason}. If that is so, write into {folder / FILE}:\n"
-                     f"{description_text(described)}{alike}")
+                     f"{description_text(described)}")
 
 
 def _check_black(masks: list[Path]):
@@ -318,13 +301,7 @@ def describe_folder(folder: Path) -> Description:  # its root as a whole path
     if (above / FILE).is_file() or (folder.name in ("images", "masks") and (above / "masks").is_dir()):
         raise ValueError(f"{folder} is a part of the labelled set {above}, and would pretrain on test images or masks; "
                          "give the folder above, whose test images are left out.")
-    files = find_image_files(folder)
-    for place in sorted({place for path in files for place in path.parents if place.is_relative_to(folder)}):
-        if (place / FILE).is_file() or (place / "masks").is_dir():
-            raise ValueError(f"{folder} holds a labelled set in {place}, whose masks and test images are not to be "
-                             "pretrained on; give a folder of photos alone, or that set itself, or say what all of it "
-                             f"is in {folder / FILE}: simseg look {folder} proposes one.")
-    masks = masks_among(files)
+    masks = masks_among(find_image_files(folder))
     if masks:
         raise ValueError(f"{masks[0]} looks like a mask, and masks are not to be pretrained on. If {folder} is a "
                          f"labelled set, say what it holds in {folder / FILE}: simseg look {folder} proposes one. If all "
