@@ -87,12 +87,7 @@ def open_image(path: str | Path) -> Image.Image:  # as it is stored: not turned,
     path = Path(path)
     try:
         image = Image.open(path)
-        size = image.size
         pages = image.n_frames if image.format == "TIFF" else 1
-        if pages > 1:
-            image.seek(1)
-            if image.size != size: pages = 1  # the second is a preview
-            image.seek(0)
         only_high_bytes = ";16" in str(image.tile)
         image.load()
     except Exception as error:  # a damaged file raises whatever its decoder happens to
@@ -239,13 +234,10 @@ def _decode(source: Source, tiles: list[int], key: dict, size: int, folder: Path
     if not kept: raise ValueError(f"None of {n} images can be read: {rows[0]['why']}")
     kept_rows = np.flatnonzero(np.isin(np.repeat(np.arange(n), tiles), kept))
     for name, array in arrays.items():
+        for row, i in enumerate(kept_rows):
+            if row < i: array[row] = array[i]  # the file keeps its length, and what it holds is told by the names
         array.flush()
-        if len(kept) == n: continue
-        rest = np.lib.format.open_memmap(folder / "kept.npy", "w+", np.uint8, (len(kept_rows), *array.shape[1:]))
-        for row, i in enumerate(kept_rows): rest[row] = array[i]
-        rest.flush()
-        os.replace(folder / "kept.npy", folder / f"{name}.npy")
-        arrays[name] = rest
+        arrays[name] = array[:len(kept_rows)]
     codes = [list(rows[i]["codes"]) for i in kept]
     names = [source.names[i] for i in kept]
     labels = source.labels[kept].tolist()
@@ -260,7 +252,7 @@ def _decode(source: Source, tiles: list[int], key: dict, size: int, folder: Path
         if constant: notes.append(f"{len(constant)} of {len(names)} masks are {kind}, such as {constant[0]}")
     share = np.mean([rows[i]["codes"].get(FOREGROUND, 0.0) for i in kept])
     if share > 0.5 and not source.classes:
-        notes.append(f"the thing covers {share:.0%} of the pixels, so calling every pixel the thing is right that often; "
+        notes.append(f"the thing covers {share:.0%} of the pixels, so calling every pixel the thing is right as often; "
                      "if it is the ground, swap the two values in data.yaml")
     pixels = fingerprint_of(arrays["images"], arrays.get("masks"))
     if source.classes: pixels = _digest(f"{pixels} {source.classes}")
@@ -288,7 +280,7 @@ def _open_cache(folder: Path) -> ImageData:
     meta = read_json(folder / "meta.json")
     same = ("names", "ids", "group_names", "fingerprint", "classes", "tile", "skipped", "notes")
     numbers = {name: meta[name] and np.array(meta[name]) for name in ("labels", "official_test", "pictures")}
-    arrays = {path.stem: np.load(path, mmap_mode="c") for path in folder.glob("*.npy")}
+    arrays = {path.stem: np.load(path, mmap_mode="c")[:len(meta["names"])] for path in folder.glob("*.npy")}
     return ImageData(**{"masks": None} | arrays | numbers, **{name: meta[name] for name in same})
 
 

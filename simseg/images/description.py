@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FILE', 'WILD', 'LOOKED_AT', 'Description', 'read_description', 'description_text', 'Files', 'relative_name',
-           'is_united', 'pair_files', 'find_files', 'count_values', 'propose_values', 'masks_among', 'describe_folder']
+           'is_united', 'pair_files', 'find_files', 'count_values', 'propose_values', 'find_mask', 'describe_folder']
 
 # %% ../../nbs/images/description.ipynb #3f04c834
+import contextlib
 import os
 import re
 import unicodedata
@@ -88,8 +89,6 @@ def read_description(file: Path) -> Description:  # its root, and a hub's folder
                                  "an image can be paired with its mask.")
     if description.border is not None and len(parse_values(description.values or {"thing": [1]}).names) > 1:
         raise ValueError(f"{places['border',]}: `border` is the edge of one thing; of several, name its value ignore.")
-    if description.mask and not description.values:
-        raise ValueError(f"{places['mask',]}: what the masks hold is to be said, such as values: {{cell: 255}}.")
     root = os.path.abspath(file.parent / Path(description.root).expanduser())
     if not os.path.isdir(root): raise FileNotFoundError(f"{places['root',]}: `root` is {root}, where no folder is.")
     here = file.parent / Path(description.hub).expanduser()
@@ -172,15 +171,13 @@ def find_files(description: Description, where: str) -> Files:  # `where` names 
         if patterns and not of_name:
             raise FileNotFoundError(f"{where}: no image fits {key}: {', '.join(patterns)}; below {root} are "
                                     f"{len(paths)} images{', such as ' + min(paths) if paths else ''}.")
-        united = key == "masks" and any(map(is_united, patterns))
         for name, files in of_name.items():
-            if len(files) > 1 and not united:
+            if len(files) > 1 and not (key == "masks" and any(map(is_united, patterns))):
                 raise ValueError(f"{where}: {files[0]} and {files[1]} have the same name, {name}; rename one, or write "
                                  "**/ in all patterns where folders hold the same names.")
     images = {name: files[0] for name, files in named["images"].items()}
-    masks = named["masks"]
-    bare = [name for name in images if description.masks and name not in masks]
-    alone = [path for name, files in masks.items() if name not in images for path in files]
+    bare = [name for name in images if description.masks and name not in named["masks"]]
+    alone = [path for name, files in named["masks"].items() if name not in images for path in files]
     if bare and (description.without_mask == "refuse" or len(bare) == len(images)):
         spare = f", and {len(alone)} masks have no image, such as {alone[0].name}" if alone else ""
         lines = description_text(description.model_copy(update={"without_mask": "leave out"}))
@@ -188,7 +185,7 @@ def find_files(description: Description, where: str) -> Files:  # `where` names 
         if alone: remedy = f"if names pair in another way, say so in {FILE}: simseg look {root} proposes one"
         raise FileNotFoundError(f"{where}: {len(bare)} of {len(images)} images have no mask, such as "
                                 f"{images[bare[0]].name}{spare}; {remedy}.")
-    return Files({name: path for name, path in images.items() if name not in bare}, masks, alone, bare)
+    return Files({name: path for name, path in images.items() if name not in bare}, named["masks"], alone, bare)
 
 # %% ../../nbs/images/description.ipynb #67ee5767
 def count_values(masks: list[Path]) -> pd.DataFrame:  # file, value (a colour as #rrggbb), share of its pixels
@@ -248,16 +245,13 @@ def _typed(value: str): return int(value) if value.isdigit() else value
 LOOKED_AT = 12  # images of each folder that are looked at, where masks may lie among images
 
 
-def masks_among(files: list[Path]) -> list[Path]:
-    "Return those of a few images of each folder that look like masks."
+def find_mask(files: list[Path]) -> Path | None:
+    "Return one of a few images of each folder that looks like a mask, if there is any."
     rng = np.random.default_rng(0)
-    found = []
     for _, of_folder in pd.Series(files).groupby([path.parent for path in files]):
         for path in rng.permutation(of_folder.to_numpy())[:LOOKED_AT]:
-            try: like_a_mask = looks_like_mask(mask_values(open_image(path), path))
-            except ValueError: continue  # it is reported when it is read
-            if like_a_mask: found.append(path)
-    return found
+            with contextlib.suppress(ValueError):  # it is reported when it is read
+                if looks_like_mask(mask_values(open_image(path), path)): return path
 
 
 def _plain_labelled(folder: Path) -> Description:
@@ -265,32 +259,16 @@ def _plain_labelled(folder: Path) -> Description:
     plain = Description(root=str(folder), images="images/**/{name}.*", masks="masks/**/{name}.*")
     others = [path for path in visible_files(folder) if path.suffix.lower() in ENDINGS
               and path.relative_to(folder).parts[0] not in ("images", "masks")]
-    for path in masks_among(others)[:1]:
-        raise ValueError(f"{folder} holds masks/ and {path.relative_to(folder).parts[0]}/, which looks like masks too; say "
-                         f"which are meant in {folder / FILE}: simseg look {folder} proposes one.")
+    if mask := find_mask(others):
+        raise ValueError(f"{folder} holds masks/ and {mask.relative_to(folder).parts[0]}/, which looks like masks too; "
+                         f"say which are meant in {folder / FILE}: simseg look {folder} proposes one.")
     masks = [path for files in find_files(plain, str(folder)).masks.values() for path in files]
     try: values, reason = propose_values(count_values(masks))
     except ValueError as error: raise ValueError(f"{folder}: {error}.") from error
     described = plain.model_copy(update={"values": values})
-    if list(values) == ["thing"] and "above" not in str(values):
-        _check_black(masks)
-        return described
+    if list(values) == ["thing"] and "above" not in str(values): return described
     raise ValueError(f"{folder}: {reason}. If that is so, write into {folder / FILE}:\n"
                      f"{description_text(described)}")
-
-
-def _check_black(masks: list[Path]):
-    "Raise `ValueError` where a palette shows number 0 lighter than the thing, as masks that are black on white do."
-    for path in masks[:LOOKED_AT]:
-        try: mask = open_image(path)
-        except UnreadableImage: continue  # it is named when it is read
-        held = mask.getcolors() if mask.mode == "P" else []
-        if len(held or []) != 2: continue
-        palette = np.reshape(mask.getpalette("RGB"), (-1, 3)).sum(1)
-        thing = max(value for _, value in held)
-        if palette[0] > palette[thing]:
-            raise ValueError(f"The palette of {path} shows 0 lighter than {thing}, so which is the thing is to be said "
-                             f"in {FILE}: values: {{thing: {thing}}}, or values: {{thing: 0, background: {thing}}}.")
 
 
 def describe_folder(folder: Path) -> Description:  # its root as a whole path
@@ -301,9 +279,8 @@ def describe_folder(folder: Path) -> Description:  # its root as a whole path
     if (above / FILE).is_file() or (folder.name in ("images", "masks") and (above / "masks").is_dir()):
         raise ValueError(f"{folder} is a part of the labelled set {above}, and would pretrain on test images or masks; "
                          "give the folder above, whose test images are left out.")
-    masks = masks_among(find_image_files(folder))
-    if masks:
-        raise ValueError(f"{masks[0]} looks like a mask, and masks are not to be pretrained on. If {folder} is a "
-                         f"labelled set, say what it holds in {folder / FILE}: simseg look {folder} proposes one. If all "
-                         "images are photos, write there: images: \"**/{name}.*\"")
+    if mask := find_mask(find_image_files(folder)):
+        raise ValueError(f"{mask} looks like a mask, and masks are not to be pretrained on. If {folder} is a labelled "
+                         f"set, say what it holds in {folder / FILE}: simseg look {folder} proposes one. If all images "
+                         'are photos, write there: images: "**/{name}.*"')
     return Description(root=str(folder), images="**/{name}.*")

@@ -148,13 +148,13 @@ def _about_photos(source, paths: list[Path], asked: list[str]) -> list[str]:
     return lines
 
 
-def _about_masks(source, paths: list[Path], asked: list[str]) -> tuple[list, list, int]:  # lines, images, tile
+def _about_masks(source, asked: list[str]) -> tuple[list, list, int]:  # lines, images, tile
     "Return what masks hold as they are read, images with outlines, and a tile that keeps more; add what is to decide."
     names = class_names(source.classes)
     masks = []
     drawn = []
     notes = defaultdict(list)
-    places = some_of(range(len(paths)), SEEN)
+    places = some_of(range(len(source.names)), SEEN)
     for i in places:
         try: photo, trimap = source.read(i)
         except UnreadableImage as error: notes["photos or their masks cannot be read, and are left out"].append(error)
@@ -245,11 +245,9 @@ def look(folder: str | Path) -> Look:  # or the file of a description
             files = find_files(described, file.name)
             source = _of_files(described, file.name)
     except (ValueError, OSError) as error: asked.append(f"This is refused as it stands: {error}")
-    if source:
-        photos = list(files.images.values())
-        sections["groups"] = _about_photos(source, photos, asked)
+    if source: sections["groups"] = _about_photos(source, list(files.images.values()), asked)
     if source and source.has_masks:
-        sections["masks"], drawn, tile = _about_masks(source, photos, asked)
+        sections["masks"], drawn, tile = _about_masks(source, asked)
         if tile and not described.tile:
             asked.append(f"Squeezed to a square, much of the masks is lost (see above); tile: {tile} keeps more.")
             if not own: described = described.model_copy(update={"tile": tile})
@@ -257,7 +255,7 @@ def look(folder: str | Path) -> Look:  # or the file of a description
     proposed = {}
     if described and own: sections[f"{file} says"] = description_text(described).splitlines()
     elif described:
-        every = len(photos) + len(files.bare) if source else 0
+        every = len(files.images) + len(files.bare) if source else 0
         fit = len(pair_files(paths, described.images, [])["images"])  # more, where masks lie among the photos
         if source and fit == every <= 3 * len(files.bare):
             proposed[PHOTOS] = description_text(Description(images=described.images))  # all photos, to pretrain on
