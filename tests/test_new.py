@@ -8,7 +8,7 @@ from simseg.images.description import Description
 from simseg.images.synthetic import make_synthetic
 from simseg.study.files import check_study, read_study
 from simseg.study.grid import Run, study_runs
-from simseg.study.lines import Pace, count_images, read_paces, run_seconds, time_left
+from simseg.study.lines import Pace, count_rows, read_paces, run_seconds, time_left
 from simseg.tools import new
 from simseg.tools.command import main
 
@@ -51,9 +51,9 @@ def test_steps_are_enough_and_not_endless(derive, photos, masks):
     assert 20 <= simclr["epochs"] <= 400 and 1 <= simclr["warmup_epochs"] <= simclr["epochs"] / 10
     for ratio in study["label_ratios"]:
         epochs = unet["epochs_at"].get(ratio, unet["epochs"])
-        trained = 0.9 * ratio * masks
-        assert trained >= new.FEWEST_MASKS and 4 <= unet["batch_size"] <= 16
-        assert epochs == 200 or 900 <= epochs * trained / unet["batch_size"] <= max(2200, 21 * trained / unet["batch_size"])
+        assert 0.9 * ratio * masks >= new.FEWEST_MASKS and 4 <= unet["batch_size"] <= 16
+        steps = 0.9 * ratio * masks / unet["batch_size"]  # an epoch
+        assert epochs == 200 or 900 <= epochs * steps <= max(2200, 21 * steps)
 
 
 def test_masks_decide_the_grid(derive):
@@ -81,8 +81,8 @@ def test_tiles_are_seen_at_their_own_pixels(derive, monkeypatch):
 
 
 @pytest.mark.parametrize("photos, masks, sentence", [
-    (20, 12, r"/photos has 20 images, of which 18 are left to pretrain on; it takes 20 at least"),
-    (40, 10, r"/labelled has 10 images with masks, of which 7 are left to train on; it takes 8 at least: draw some more"),
+    (20, 12, "/photos has 20 images, of which 18 are left to pretrain on; it takes 20 at least"),
+    (40, 10, "/labelled has 10 images with masks, of which 7 are left to train on; it takes 8 at least"),
 ])
 def test_too_few_are_refused(derive, photos, masks, sentence):
     with pytest.raises(ValueError, match=sentence): derive(photos, masks)
@@ -98,7 +98,8 @@ def folders(workplace):
     for i, image in enumerate(drawn.images):
         part = "photos" if i < 30 else "labelled/images"
         Image.fromarray(image.transpose(1, 2, 0)).save(workplace / part / f"{i}.png")
-        if i >= 30: Image.fromarray((drawn.masks[i] != 2).astype(np.uint8)).save(workplace / "labelled/masks" / f"{i}.png")
+        if i < 30: continue
+        Image.fromarray((drawn.masks[i] != 2).astype(np.uint8)).save(workplace / "labelled/masks" / f"{i}.png")
     return workplace
 
 
@@ -152,8 +153,10 @@ def test_what_cannot_be_meant_is_one_sentence(folders, simseg, arguments, senten
 def test_a_study_of_days_gets_fewer_blocks(simseg, monkeypatch):
     "Three, unless one says how many."
     monkeypatch.setattr(new, "time_stages", lambda study: {"simclr": Pace(1, 5), "unet": Pace(5, 60)})
-    assert "for 3 block(s)" in simseg("mine", "photos", "labelled")[1]
-    assert "for 5 block(s)" in simseg("asked", "photos", "labelled", "--blocks", 5)[1]
+    _, said = simseg("mine", "photos", "labelled")
+    assert "for 3 block(s)" in said and "5 blocks would take more than eight hours, so these are 3." in said
+    _, said = simseg("asked", "photos", "labelled", "--blocks", 5)
+    assert "for 5 block(s)" in said and "eight hours" not in said
 
 
 # The time left, which lines of a running study take from the same figures
@@ -162,7 +165,7 @@ def test_time_left_falls_as_epochs_pass(derive):
     study = check_study({**derive(200, 60), "encoders": {"scratch": None, "own_photos": {"dataset": "synthetic"}}})
     study["unet"]["dataset"] = "synthetic"
     study["simclr"]["max_images"] = study["unet"]["max_images"] = 64
-    counted = count_images(study)
+    counted = count_rows(study)
     seconds = {run: run_seconds(run, rows, PACES, 10) for run, (rows, _) in counted.items()}
     assert time_left(seconds, 2) == sum(seconds.values()) / 2
     first = Run(study, "simclr", "own_photos", seed=0)

@@ -21,7 +21,7 @@ from ..base.parameters import make_accelerator
 from ..base.run import read_params, read_state
 from ..images.masks import class_names, make_targets
 from ..images.drawing import METRIC_NAMES, encoder_colours, overlay_batch, paint_classes
-from ..images.drawing import ratio_axis, set_theme, show_images
+from ..images.drawing import set_theme, show_images
 from ..unet import KEPT_EPOCH, load_model
 from ..evaluation import find_objects
 from ..study.grid import BASE, Run, ratio_label, study_data, study_runs
@@ -172,22 +172,29 @@ def plot_learning(study: dict):
 
 # %% ../../nbs/evidence/figures.ipynb #bc9bbd49
 def plot_ratios(results: pd.DataFrame, metric: str = "iou"):
-    "Draw a metric over the label ratio: a panel a recipe, a line a way to start, a point a run."
+    "Draw a metric over the number of masks: a panel a recipe, a line a way to start, its interval over blocks a band."
     import matplotlib.pyplot as plt
 
     set_theme()
     recipes = results["recipe"].unique()
     colours = encoder_colours(results["encoder"].unique())
-    figure, axes = plt.subplots(1, len(recipes), figsize=(1.5 + 2.9 * len(recipes), 3.5), sharey=True, squeeze=False,
+    figure, axes = plt.subplots(1, len(recipes), figsize=(1.2 + 3.2 * len(recipes), 3.5), sharey=True, squeeze=False,
                                 layout="tight")
+    masks = results.groupby("label_ratio")["n_train"].median()
     for axis, recipe in zip(axes.flat, recipes):
         for encoder, rows in results[results["recipe"] == recipe].groupby("encoder", sort=False):
             means = rows.groupby("label_ratio")[metric].mean()
-            axis.plot(means.index, means, color=colours[encoder], label=Run({}, "unet", encoder, recipe).label)
-            axis.plot(rows["label_ratio"], rows[metric], "o", ms=4, color=colours[encoder], alpha=0.6)
-        ratio_axis(axis, results["label_ratio"].unique())  # the same in every panel
-        axis.set_ylabel(f"test {METRIC_NAMES.get(metric, metric)} (n = {results['n_images'].iloc[0]} images)")
-        if len(recipes) > 1: axis.set_title(f"{recipe} recipe")
+            at = masks[means.index]
+            axis.plot(at, means, "o-", ms=3, color=colours[encoder], label=KINDS.get(encoder, encoder))
+            ends = np.array([block_interval(of_ratio)[:2] for _, of_ratio in rows.groupby("label_ratio")[metric]])
+            axis.fill_between(at, *ends.T, color=colours[encoder], alpha=0.15, lw=0)
+        if metric == "iou" and "iou_guess" in results:
+            axis.axhline(results["iou_guess"].mean(), color="#555555", ls="--", lw=1, label=GUESS)
+        axis.set(xscale="log", xlabel="masks (share of the images)")  # the same in every panel
+        axis.set_xticks(masks, [f"{n:.0f}\n{ratio_label(ratio)}" for ratio, n in masks.items()], fontsize=7)
+        axis.set_xticks([], minor=True)
+        axis.set_ylabel(f"test {METRIC_NAMES.get(metric, metric)} ({results['n_images'].iloc[0]:,} images)")
+        if len(recipes) > 1: axis.set_title(f"{'plain' if recipe == BASE else recipe} recipe")
         axis.label_outer()
         axis.legend(fontsize=8)
     return figure

@@ -14,19 +14,18 @@ from functools import lru_cache
 from pathlib import Path
 
 import ipywidgets as widgets
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 
 from ..base.files import read_csv
 from ..base.parameters import generator_for, make_accelerator
 from ..images.data import near_duplicates, split_data, split_unlabelled
-from ..images.drawing import LINE_COLOUR, draw_map, mask_tile, montage, overlay_batch, set_theme
-from ..images.masks import IGNORED, class_names, grow, make_targets, object_pixels
+from ..images.drawing import draw_map, overlay_batch, paint_classes, set_theme, show_images
+from ..images.masks import IGNORED, class_names, make_targets
 from ..images.sets import load_data
 from ..augmentations import normalise, random_views
 from ..learning.encoders import load_encoder, make_encoder
@@ -39,7 +38,7 @@ from ..study.results import current_runs
 
 # %% ../../nbs/tools/explore.ipynb #3e531bd3
 class Explorer(widgets.VBox):
-    "Show controls above a picture; `draw` gets their values by name, and returns a picture and a sentence."
+    "Show controls above a figure; `draw` gets their values by name, and returns the figure and a sentence."
 
     def __init__(self, draw, **controls: widgets.Widget):
         self.draw = draw
@@ -53,14 +52,14 @@ class Explorer(widgets.VBox):
         self.redraw()
 
     def redraw(self, change=None):
-        "Draw the picture for the controls as they stand."
-        try: picture, sentence = self.draw(**{name: control.value for name, control in self.controls.items()})
+        "Draw the figure for the controls as they stand."
+        try: figure, sentence = self.draw(**{name: control.value for name, control in self.controls.items()})
         except ValueError as error:
             self.view.value = f"<p role='alert'>{html.escape(str(error))}</p>"
             return
         buffer = io.BytesIO()
-        save = picture.savefig if isinstance(picture, Figure) else picture.save
-        save(buffer, format="png")
+        figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
+        plt.close(figure)
         self.picture = buffer.getvalue()
         text = html.escape(sentence)
         source = f"data:image/png;base64,{base64.b64encode(self.picture).decode()}"
@@ -76,13 +75,13 @@ def explore_views(dataset: str = "synthetic", data_root: str = "") -> Explorer: 
 
     def draw(image, seed, **strengths):
         batch = torch.from_numpy(np.array(data.images[image])).expand(4, -1, -1, -1)
-        tiles = []
-        captions = []
-        for name, values in {"yours": strengths, "reference": REFERENCE_VIEWS}.items():
-            tiles.append([batch[0], *random_views(batch, generator_for(seed, "explored views"), **values)])
-            captions.append(["image", *[f"{name}, first view", f"{name}, second view"] * 2])
+        rows = []
+        for values in (strengths, REFERENCE_VIEWS):
+            rows += [batch[:1] / 255, random_views(batch, generator_for(seed, "explored views"), **values)]
+        columns = ["image", *["first view", "second view"] * 2]
+        figure = show_images(torch.cat(rows), 5, size=1.5, column_labels=columns, row_labels=["yours", "reference"])
         chosen = ", ".join(f"{name} {value:g}" for name, value in strengths.items())
-        return montage(tiles, captions, 128), f"Image {data.names[image]} and two pairs of views; yours: {chosen}."
+        return figure, f"Image {data.names[image]} and two pairs of views; yours: {chosen}."
 
     return Explorer(
         draw,
@@ -109,16 +108,10 @@ def explore_data(dataset: str = "synthetic", data_root: str = "") -> Explorer:  
         start = 18 * min(page, (len(indices) - 1) // 18)
         shown = indices[start:start + 18]
         images, masks = data.squares(shown)
-        images = np.array(images).transpose(0, 2, 3, 1)
-        if masks is not None:
-            inside = object_pixels(torch.from_numpy(np.array(masks)))
-            images[(inside & grow(~inside)).numpy()] = LINE_COLOUR
-        rows = [slice(start, start + 6) for start in range(0, len(shown), 6)]
-        captions = [[data.names[i][-18:] for i in shown[row]] for row in rows]
         sizes = ", ".join(f"{len(its)} {name}" for name, its in parts.items())
-        return montage([images[row] for row in rows], captions), (
+        return show_images(images, 6, masks, size=1.2), (
             f"{dataset}: {len(data)} images; with {ratio_label(label_ratio)} labelled {sizes}. "
-            f"Shown: {part}, {len(shown)} of {len(indices)}.")
+            f"Shown: {part}, {len(shown)} of {len(indices)}: {', '.join(data.names[i] for i in shown)}.")
 
     ratio = widgets.FloatSlider(0.8, min=0.05, max=0.8, step=0.05, description="labelled", readout_format=".0%")
     part = widgets.Dropdown(options=["all", "train", "validation", "test", "near-duplicates"], description="part")
@@ -184,9 +177,10 @@ def explore_neighbours(file: str | Path = "") -> Explorer:  # a study; "" takes 
     "Show the nearest neighbours of an image for an encoder, scratch above SimCLR."
     def draw(images, labels, name, features, place):
         near = {title: nearest(found, place, 6) for title, found in features.items()}
-        captions = [[title, *[f"{each:.3f}" for each in similarity]] for title, (_, similarity) in near.items()]
-        tiles = [images[[place, *neighbours]] for neighbours, _ in near.values()]
-        return montage(tiles, captions), f"Image {name}, and its 6 nearest by cosine similarity."
+        rows = np.concatenate([[place, *neighbours] for neighbours, _ in near.values()])
+        least = ", ".join(f"{title} at least {similarity[-1]:.3f}" for title, (_, similarity) in near.items())
+        return show_images(images[rows], 7, size=1.2, row_labels=list(features)), (
+            f"Image {name}, and its 6 nearest by cosine similarity: {least}.")
 
     return _explore_encoders(draw, file)
 
@@ -195,8 +189,7 @@ def explore_embedding(file: str | Path = "") -> Explorer:  # as for `explore_nei
     "Show a map of a study's images as an encoder sees them, scratch beside SimCLR."
     def draw(images, labels, name, features, place):
         set_theme()
-        figure = Figure(figsize=(9.6, 3.6), dpi=90, layout="constrained")
-        left, *axes = figure.subplots(1, 3, width_ratios=[0.6, 1, 1])
+        figure, (left, *axes) = plt.subplots(1, 3, figsize=(9.6, 3.6), layout="constrained", width_ratios=[0.6, 1, 1])
         left.imshow(images[place].transpose(1, 2, 0))
         left.axis("off")
         knn = []
@@ -221,7 +214,7 @@ def explore_predictions(file: str | Path = "") -> Explorer:  # as for `explore_n
 
     study, runs = _open_study(file, evaluated, "evaluated models")
     data, split = study_data(study)
-    names = class_names(data.classes)
+    names = class_names(data.classes) or ["background", "thing"]
     tables = {run: read_csv(run.folder / "per_image.csv") for run in runs}
     for table in tables.values():
         if len(table) == len(split.test): continue
@@ -249,28 +242,26 @@ def explore_predictions(file: str | Path = "") -> Explorer:  # as for `explore_n
             picture = photo.transpose(2, 0, 1)
         target = make_targets(torch.from_numpy(np.array(mask))[None], models[0].params["border"])
         truth = target[0, 0].numpy()
-        columns = [[picture, mask_tile(truth, names), None]]
-        captions = [["image", "truth", ""]]
+        columns = [[picture / 255, paint_classes(picture[None], truth[None], names)[0], np.ones(picture.shape)]]
+        labels = ["image and truth"]
         said = []
         for run in models:
             logits = predict(run, image)
             probability = probabilities(logits)
             found = decide_classes(probability, threshold)[0].numpy()
-            tile = mask_tile(found, names)
-            if names:
-                wrong = ((found != truth) & (truth != IGNORED))[..., None]
-                grey = picture.mean(0)[..., None] / 255
-                errors = np.where(wrong, 0.3 * grey + 0.7 * tile / 255, grey)
-            else: errors = overlay_batch(picture[None], found[None], truth[None])[0]
-            columns.append([matplotlib.colormaps["cividis"](probability[0].amax(0).numpy())[..., :3], tile, errors])
+            rightly = (truth > 0) & ((found == truth) | (found == 0))  # not in place of another class
+            errors = overlay_batch(picture[None], found[None] > 0, np.where(truth == IGNORED, IGNORED, rightly)[None])[0]
+            sure = np.broadcast_to(probability[0].amax(0), picture.shape)
+            columns.append([sure, paint_classes(picture[None], found[None], names)[0], errors])
             iou = summarise(count_batch(logits, target, threshold))["iou"]
             at = ratio_label(run.ratio)
-            captions.append([run.label.replace(" ", "\n") + f", {at}", f"mask at {threshold:.2f}", f"IoU {iou:.2f}"])
+            labels.append(run.label.replace(" ", "\n") + f", {at}\nIoU {iou:.2f}")
             said.append(f"{run.label} at {at} {iou:.2f}")
-        colours = "Errors: blue is found, orange found wrongly, pink missed."
-        if names: colours = f"Classes: {data.classes}. Errors have the colour of what a pixel was called."
-        sentence = f"Test image {data.names[image]}; IoU of {', '.join(said)}. {colours}"
-        return montage(list(zip(*columns)), list(zip(*captions))), sentence
+        tiles = np.concatenate([np.stack(row) for row in zip(*columns)])
+        rows = ["probability", f"mask at {threshold:.2f}", "errors"]
+        return show_images(tiles, len(columns), size=1.3, column_labels=labels, row_labels=rows), (
+            f"Test image {data.names[image]}; IoU of {', '.join(said)}. Classes: {data.classes or 'one thing'}. "
+            "Errors: blue is found, orange found wrongly, pink missed.")
 
     first = min(runs, key=lambda run: (run.ratio, run.seed))
     offered = [(f"{run.label}, {ratio_label(run.ratio)}, seed {run.seed}", run) for run in runs]

@@ -28,7 +28,7 @@ from ..simclr import SimCLR, pretrain
 from ..unet import TrainingSet, finetune, make_unet
 from ..study.files import check_not_taken, check_study, read_study
 from ..study.grid import STAGES, Run
-from ..study.lines import START, Pace, count_images, describe_paces, duration, run_seconds, time_left
+from ..study.lines import START, Pace, count_rows, describe_paces, duration, run_seconds, time_left
 
 # %% ../../nbs/tools/new.ipynb #6dc01a84
 FEWEST_PHOTOS = 20  # to pretrain on
@@ -150,7 +150,7 @@ def time_stages(study: dict) -> dict[str, Pace]:
 def expected_cost(study: dict, paces: dict[str, Pace]) -> tuple[float, float]:  # seconds, bytes
     "Return how long a study takes here with all cores, one run at a time on a GPU, and what it takes of the disk."
     at_once = 1 if resolved_device("auto") == "cuda" else os.cpu_count()
-    seconds = {run: run_seconds(run, rows, paces, START) for run, (rows, _) in count_images(study).items()}
+    seconds = {run: run_seconds(run, rows, paces, START) for run, (rows, _) in count_rows(study).items()}
     return time_left(seconds, at_once) + START, sum(KEPT[run.stage] for run in seconds) + at_once * CHECKPOINTS
 
 # %% ../../nbs/tools/new.ipynb #5ca2bf92
@@ -201,13 +201,14 @@ def new_study(name: str, photos: str, labelled: str, blocks: int = 0) -> Path:  
         study["seeds"] = study["seeds"][:max(3, int(BLOCKS * LONG / seconds))]
         seconds, size = expected_cost(check_study(study), paces)
     numbers = {stage: {} for stage in STAGES}  # stage → label ratio → images
-    for run, (_, n) in count_images(check_study(study)).items(): numbers[run.stage][run.ratio] = n
-    photos, masks, tested = [", ".join(f"{n:,}" for n in each.values()) for each in numbers.values()]
+    for run, (_, n) in count_rows(check_study(study)).items(): numbers[run.stage][run.ratio] = n
+    pretrained, masks, tested = [", ".join(f"{n:,}" for n in each.values()) for each in numbers.values()]
     machine = provenance(make_accelerator())["machine"]
-    found = [f"Photos to pretrain on: {photos}. Masks to train on: {masks}; to test on: {tested.partition(', ')[0]}.",
+    found = [f"Photos to pretrain on: {pretrained}. Masks to train on: {masks}; to test on: {tested.partition(', ')[0]}.",
              f"Ways to start: {'; '.join(MEANS[way].partition(',')[0] for way in study['encoders'])}."]
     if problem: found.append(f"ImageNet weights cannot be had here ({problem}), so `imagenet` is left out.")
     n = len(study["seeds"])
+    if not blocks and n < BLOCKS: found.append(f"{BLOCKS} blocks would take more than eight hours, so these are {n}.")
     found.append(f"Expected: {duration(seconds)} on this machine ({machine}) for {n} block(s), {duration(seconds / n)} "
                  f"each; {size / 1e9:.1f} GB of disk.")
     command = f"make study STUDY={name}" + f" CORES={os.cpu_count()}" * (os.cpu_count() != 2)
