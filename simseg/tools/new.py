@@ -150,16 +150,9 @@ MEANS = {
 def study_text(study: dict, head: list[str]) -> str:
     "Return a study file: lines of comment, then what the study says, and what that means."
     lines = [f"# {line}".rstrip() for line in head]
-    format = {"default_flow_style": True, "sort_keys": False, "allow_unicode": True, "width": 10**6}
-
-    def add(values: dict, indent: str):
-        for key, value in values.items():
-            below = isinstance(value, dict) and key not in ("epochs_at", "own_photos")
-            written = "" if value is None or below else " " + yaml.safe_dump(value, **format).splitlines()[0]
-            lines.append(f"{indent}{key}:{written}" + (f"  # {MEANS[key]}" if key in MEANS else ""))
-            if below: add(value, f"{indent}  ")
-
-    add(study, "")
+    for line in yaml.safe_dump(study, sort_keys=False, allow_unicode=True, width=10**6).splitlines():
+        meaning = MEANS.get(line.partition(":")[0].strip())
+        lines.append(f"{line}  # {meaning}" if meaning else line)
     return "\n".join(lines) + "\n"
 
 
