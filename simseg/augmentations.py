@@ -124,8 +124,7 @@ def jitter_colour(
 
 # %% ../nbs/1_augmentations.ipynb #61099f7b
 def draw_views(
-    n: int, size: int,  # pixels, of a side
-    generator: torch.Generator,  # on the device that will make the views
+    n: int, size: int, generator: torch.Generator,  # size in pixels; on the device that will make the views
     jitter_strength: float = 1.0,  # s of the colour jitter; SimCLR, appendix A: 1.0 on ImageNet, 0.5 on CIFAR-10
     blur: bool = True, min_scale: float = 0.08, grey_probability: float = 0.2,  # blur half of the views; appendix A
 ) -> dict:  # name → (N, …): arguments of `resized_crop` and `jitter_colour`, "coloured", and "sigma" of the blur
@@ -142,18 +141,15 @@ def draw_views(
     drawn = {"box": torch.cat([top, left, height, width], 1), "flip": uniform(n) < 0.5}
     jittered = uniform(n) < 0.8
     low = max(0.0, 1 - 0.8 * jitter_strength)
-    high = 1 + 0.8 * jitter_strength
-    factors = low + (high - low) * uniform(3, n)
+    factors = low + (1 + 0.8 * jitter_strength - low) * uniform(3, n)
     turn = 0.2 * jitter_strength * (2 * uniform(n) - 1)
     drawn["order"] = uniform(n, 4).argsort(1)
     drawn["grey"] = uniform(n) < grey_probability
     drawn["coloured"] = jittered | drawn["grey"]
     drawn["factors"] = torch.where(jittered, factors, 1.0).T
     drawn["turn"] = torch.where(jittered, turn, 0.0)
-    if not blur: return drawn
-    blurred = uniform(n) < 0.5
-    sigma = 0.1 + 1.9 * uniform(n)
-    return drawn | {"sigma": torch.where(blurred, sigma, 0.0)}
+    if blur: drawn["sigma"] = torch.where(uniform(n) < 0.5, 0.1 + 1.9 * uniform(n), 0.0)
+    return drawn
 
 # %% ../nbs/1_augmentations.ipynb #e80591b3
 def make_views(
@@ -218,8 +214,7 @@ def run_augmentations(params: dict):  # parameters of 1_augmentations → figure
     with RunFolder("augmentations", params) as run:
         data = load_data(params["dataset"], params["image_size"], params["data_root"], max_images=256)
         run.claim(images=data.fingerprint)
-        rng = np.random.default_rng(params["seed"])
-        chosen = np.sort(rng.choice(len(data), min(8, len(data)), replace=False))
+        chosen = np.sort(np.random.default_rng(params["seed"]).choice(len(data), min(8, len(data)), replace=False))
         originals = torch.from_numpy(data.images[chosen])
         how = {"jitter_strength": params["jitter_strength"], "blur": params["blur"]}
         views = random_views(originals.repeat(3, 1, 1, 1), generator_for(params["seed"], "views"), **how)

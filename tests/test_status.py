@@ -141,7 +141,7 @@ def test_status_from_the_files_alone(study, workplace, capsys):
     assert "cut off after epoch 1 of 2" in said
     for words in ("of 4 runs 2 waiting", "1 evaluated", "1 cut off"): assert words in said
     for cell in study_cells(study): pretend(study, cell)
-    code, said = said_by(capsys, "status", "mine.yaml", "--watch")  # which ends, since all is done
+    code, said = said_by(capsys, "status", "mine.yaml")
     assert code == 0 and "of 4 runs 4 evaluated." in said
 
 

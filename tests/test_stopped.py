@@ -139,7 +139,7 @@ WAITING = "import sys; from simseg.tools import {module}; " \
 
 @pytest.mark.parametrize("module, name, arguments", [
     ("predict", "predict_files", ["predict", "photo.jpg", "--model", "."]),
-    ("command", "study_progress", ["status", "--watch", "params/quickstart.yaml"]),
+    ("command", "study_progress", ["status", "params/quickstart.yaml"]),
     ("command", "make_report", ["report", "params/quickstart.yaml"]),
     ("command", "look", ["look", "."]),
 ])

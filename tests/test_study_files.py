@@ -11,7 +11,7 @@ from conftest import BIN, ROOT, study_cells, unet_params, with_our_commands
 
 from simseg.tools.command import main
 from simseg.base.files import read_csv, write_csv
-from simseg.evidence.figures import compare_with_published, results_table
+from simseg.evidence.figures import results_table
 from simseg.evidence.record import reference_table
 from simseg.study.files import begun_file, begun_study, check_study, note_origin, read_study, study_files
 
@@ -213,16 +213,11 @@ def test_names_stay_names_in_tables(tmp_path):
 
 
 def test_a_way_to_start_called_na_is_in_the_tables_of_a_recorded_study(workplace):
-    "With the published figures of its counterpart beside it."
     folder = workplace / "outputs" / "reference" / "mine"
     cell = {"recipe": "null", "label_ratio": 0.5, "seed": 0, "iou": 0.7}
     rows = [{"encoder": name, **cell} for name in ("scratch", "NA")]
     write_csv(folder / "results.csv", rows)
     assert list(results_table(reference_table("mine", "results")).index) == ["scratch (null)", "NA (null)"]
-    write_csv(workplace / "params" / "published.csv", [{"encoder": "nan", "label_ratio": 0.5, "iou": 0.9}])
-    ours = reference_table("mine", "results").assign(recipe="base")
-    beside = compare_with_published({"encoders": {"NA": {"published": "nan"}}}, ours)
-    assert beside.loc["NA"].tolist() == ["0.700", "0.900"]
 
 
 # From the command line

@@ -9,7 +9,6 @@ __all__ = ['PARSER', 'COMMANDS', 'STUDY', 'SIDE', 'WRITING', 'make_report', 'cho
 import argparse
 import os
 import sys
-import time
 from pathlib import Path
 
 from ..base.files import read_json, read_yaml, repo_root, resolve_path, write_atomic
@@ -22,7 +21,7 @@ from ..study.results import current_runs, failed_and_stale, study_progress
 from ..evidence.record import record_study
 from ..report import write_report_html
 from .look import look
-from .new import new_study
+from .new import BLOCKS, new_study
 from .predict import export_onnx, predict_files
 
 # %% ../../nbs/tools/command.ipynb #fb5c726d
@@ -110,7 +109,7 @@ def _look(args):
     "name": dict(metavar="NAME", help="of the study: params/NAME.yaml is written"),
     "photos": dict(type=_path, metavar="PHOTOS", help="folder of images without masks"),
     "labelled": dict(type=_path, metavar="LABELLED", help="folder of images with masks"),
-    "--blocks": dict(type=int, default=0, metavar="N", help="repeats, each with its own draw of masks (5; 1 to begin)"),
+    "--blocks": dict(type=int, default=BLOCKS, metavar="N", help="repeats, each with its own draw of masks (1 to begin)"),
 })
 def _new(args):
     "Look at two sets, say what a study of them will cost, and write its file."
@@ -161,24 +160,17 @@ def _cache(args):
     print(f"{sets['MB'].sum():,.1f} MB {'cleared from' if args.clear is not None else 'in'} {cache_dir()}")
 
 # %% ../../nbs/tools/command.ipynb #32179b0a
-@_command(STUDY | {"--watch": dict(action="store_true", help="go on until the study is done")})
+@_command(STUDY)
 def _status(args):
     "Print how each run of a study stands."
-    shown = ""
-    clear = "\033[2J\033[H" if args.watch and sys.stdout.isatty() else ""
-    while True:
-        study = begun_study(args.study)
-        table = study_progress(study)
-        lines = table.rename(columns={"note": ""})
-        lines.loc[table["state"].isin(["failed", "stale"]), ""] = "see below"
-        states = table["state"].replace(r"epoch.*", "running", regex=True).value_counts()
-        counted = ", ".join(f"{n} {state}" for state, n in states.items())
-        text = "\n".join([lines.to_string(index=False, na_rep="", float_format="{:.3f}".format), "",
-                          f"Study {study['name']}: of {len(table)} runs {counted}.", *failed_and_stale(table)])
-        if text != shown: print(clear + text, flush=True)
-        shown = text
-        if not args.watch or table["state"].isin(["trained", "evaluated"]).all(): return
-        time.sleep(2)
+    study = begun_study(args.study)
+    table = study_progress(study)
+    lines = table.rename(columns={"note": ""})
+    lines.loc[table["state"].isin(["failed", "stale"]), ""] = "see below"
+    states = table["state"].replace(r"epoch.*", "running", regex=True).value_counts()
+    counted = ", ".join(f"{n} {state}" for state, n in states.items())
+    print(lines.to_string(index=False, na_rep="", float_format="{:.3f}".format))
+    print(f"\nStudy {study['name']}: of {len(table)} runs {counted}.", *failed_and_stale(table), sep="\n")
 
 
 @_command(STUDY)
