@@ -20,7 +20,7 @@ from simseg.learning.metrics import class_stats, count_batch, summarise
 from simseg.tools.predict import predict, predict_files
 from simseg.evidence.figures import class_table, confusion_matrix
 from simseg.simclr import run_simclr
-from simseg.study.files import check_study
+from simseg.study.files import check_study, read_study
 from simseg.study.results import collect_counts, collect_images, collect_results
 from simseg.unet import load_model, run_unet
 from simseg.evidence.verdict import find_facts, say
@@ -165,6 +165,15 @@ def test_masks_that_nobody_described_are_answered_with_lines_that_describe_them(
     with pytest.raises(ValueError, match="write into .*data.yaml") as error: load_pairs(str(folder), SIDE)
     (folder / "data.yaml").write_text(str(error.value).partition("data.yaml:\n")[2].partition("\n\n")[0])
     assert load_pairs(str(folder), SIDE).classes == "class_1=1 class_2=2 ignore=255"
+
+
+@pytest.mark.parametrize("key, line", [("classes: cat=1 dog=2,7", r"values: \{cat: 1, dog: \[2, 7\]\}"),
+                                       ("threshold_masks: true", r"values: \{thing: above 127\}")])
+def test_a_study_that_says_what_masks_mean_is_refused_with_the_line_for_data_yaml(key, line, tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text(f"label_ratios: [0.8]\nseeds: [0]\nencoders: {{scratch: }}\nunet:\n  {key}\n")
+    with pytest.raises(ValueError, match=f"(?s)study.yaml, line 5: .* has moved into data.yaml.*{line}"):
+        read_study(file)
 
 
 def test_other_names_are_another_data_set(tmp_path):

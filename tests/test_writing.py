@@ -246,7 +246,8 @@ def test_no_prediction_goes_among_drawn_masks_or_photos(images, masks, out, quic
 
 @pytest.mark.parametrize("first, second", [
     ("a/cat.jpg", "a/cat.png"), ("a/cat.jpg", "b/cat.jpg"), ("a/Cat.jpg", "a/cat.jpg"),
-    ("a/k\u00e4tzchen.jpg", "a/ka\u0308tzchen.jpg"),
+    ("a/k\u00e4tzchen.jpg", "a/ka\u0308tzchen.jpg"), ("a/cat.jpg", "a/cat.png/dog.jpg"),
+    ("a/cat.jpg", "a/cat.overlay.jpg/dog.jpg"), ("a/Cat.jpg", "a/cat.PNG/dog.jpg"),
 ])
 def test_two_images_that_would_write_one_file_are_refused(first, second, quick, place):
     given = [place / "a"] if second.startswith("a/") else [place / "a", place / "b"]

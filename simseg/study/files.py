@@ -14,6 +14,7 @@ from pathlib import Path
 from ..base.files import damaged, read_json, repo_root, resolve_path, short_path, write_json
 from ..base.files import read_typed_yaml, read_yaml, write_yaml
 from ..base.parameters import check_known, check_range, check_types, parameter_defaults
+from ..images.masks import values_line
 from ..images.sets import check_source
 from ..learning.encoders import UNTRAINED, encoder_file
 from ..learning.metrics import check_threshold
@@ -33,6 +34,11 @@ def _check_stage(study: dict, where: str, values: dict, stage: str, shared=(), e
     elsewhere = {*STUDY_DEFAULTS, *FROM_CELL, *ONE_RUN} - {"image_size"} | {*shared}
     known = {name: value for name, value in parameter_defaults(stage).items() if name not in elsewhere} | dict(extra)
     if stage == "unet": known["epochs_at"] = {}
+    for name in sorted({"classes", "threshold_masks"} & {*values}):
+        means = {part.partition("=")[0]: part.partition("=")[2].split(",") for part in str(values[name]).split()}
+        if name == "threshold_masks": means = {"thing": ["above 127"]}
+        raise ValueError(f"`{name}` has moved into data.yaml, beside the images; write there, with the places as they "
+                         f"are:\nimages: images/**/{{name}}.*\nmasks: masks/**/{{name}}.*\n{values_line(means)}")
     check_known(f"parameter of {where} in the study file", values, known)
     check_types({name: value for name, value in values.items() if known[name] is not None}, known)
     epochs = values.get("epochs_at", {})

@@ -98,6 +98,10 @@ def _find_images(images: list, out: Path, endings: list[str], overwrite: bool) -
         other = written.setdefault(Path(unicodedata.normalize("NFC", file).casefold()), path)
         if other == path: continue
         raise ValueError(f"{other} and {path} would both write {file}; predict them into two folders.")
+    for file, path in written.items():
+        for above in written.keys() & set(file.parents):
+            raise ValueError(f"{written[above]} would write {above}, which is a folder of {path}; "
+                             "predict them into two folders.")
     if any(above.name == "masks" and above.with_name("images").is_dir() for above in (place, *place.parents)):
         raise ValueError(f"{out} is for drawn masks, since it is a folder masks/ beside images/; "
                          "choose another output folder.")
