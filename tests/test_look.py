@@ -85,6 +85,8 @@ def voc(folder):
             values = np.where(around, 255, inside * number).astype(np.uint8)
             save(values, folder / f"Segmentation{part}/{name}.png", VOC)
         masks[name] = np.where(around, IGNORED, inside * (1 + i % 3))
+    (folder / "ImageSets").mkdir()
+    (folder / "ImageSets" / "val.txt").write_text("2007_000001\n2007_000002\n")
     return masks
 
 
@@ -175,6 +177,14 @@ def parts(folder):
     return {f"{part}/{i}": inside for part, masks in (("train", train), ("val", val)) for i, inside in masks.items()}
 
 
+def words_between(folder):
+    masks = {}
+    for patient, i in product("abcdef", range(3)):
+        names = (f"images/{patient}1_img_{i}.png", f"masks/{patient}1_seg_{i}.png")
+        (masks[f"{patient}1/{i}"],) = draw(folder, *names, 1, first=10 * ord(patient) + i).values()
+    return masks
+
+
 def dark_photos(folder):
     "Photos that look like masks themselves: a few bright cells on black."
     masks = {}
@@ -187,7 +197,7 @@ def dark_photos(folder):
 
 
 LAYOUTS = [voc, cityscapes, nnunet, drive, dsb, cell_tracking, two_series, side_by_side, beginnings, same_stem,
-           folder_an_image, parts, dark_photos]
+           folder_an_image, parts, words_between, dark_photos]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
@@ -213,9 +223,11 @@ def test_all_candidates_for_the_masks_are_named(layout, truth, other, tmp_path):
     assert f"# - {line.partition('. ')[2]}" in seen.proposed[FILE]
 
 
-def test_all_photos_are_proposed_beside_those_with_masks(tmp_path):
+def test_the_set_s_own_test_images_and_all_photos_are_proposed(tmp_path):
     voc(tmp_path)
     look(tmp_path).write()
+    data = load_pairs(str(tmp_path), SIDE)
+    assert [name for name, test in zip(data.names, data.official_test) if test] == ["2007_000001", "2007_000002"]
     photos = load_data(str(tmp_path / "photos.yaml"), SIDE)
     assert len(photos) == 20 and photos.masks is None
 
@@ -243,7 +255,7 @@ def test_a_value_that_covers_most_is_asked_about_with_the_line_to_write(tmp_path
         save(photo, tmp_path / f"images/{i}.png")
         save((~inside).astype(np.uint8) * 255, tmp_path / f"masks/{i}.png")
     text = look(tmp_path).text
-    assert "255 covers 94% of the pixels. Is 0 the background?" in text
+    assert "255 covers 94% of the pixels. Is 0 the background?" in text and "scores IoU 0.938" in text
     (remedy,) = re.findall("values: {thing: 0, background: 255}", text)
     look(tmp_path).write()
     file = tmp_path / FILE
@@ -334,7 +346,7 @@ def test_what_a_perfect_mask_scores_decides_how_pictures_are_taken(tmp_path):
     text = look(tmp_path).text
     lines = re.findall(r"scores ([\d.]+) at 64 px.*?(squeezed|tiles of \d+)", text)
     scores = {way: float(score) for score, way in lines}
-    assert scores["squeezed"] < 0.3 < scores["tiles of 128"]
+    assert scores["squeezed"] < 0.3 < scores["tiles of 128"] and "the thinnest are about 2 px thick" in text
     assert described(tmp_path)["tile"] == 128
 
 
@@ -346,8 +358,8 @@ def test_pictures_that_need_no_tiles_get_none(tmp_path):
     assert "tile" not in described(tmp_path)
 
 
-@pytest.mark.parametrize("name, groups", [("patient{:02d}_slice{}", r"(patient\d+)[_-]"), ("s{:02d}-{}", r"(s\d+)[_-]"),
-                                          ("frame{:02d}{}", None)])
+@pytest.mark.parametrize("name, groups", [("patient{:02d}_slice{}", r"(patient\d+)_"), ("s{:02d}-{}", r"(s\d+)\-"),
+                                          ("p{:02d}/{}", "folder"), ("frame{:02d}{}", None)])
 def test_names_that_come_back_are_groups(name, groups, tmp_path):
     for i, k in product(range(8), range(4)):
         draw(tmp_path, f"images/{name.format(i, k)}.png", f"masks/{name.format(i, k)}.png", 1, first=4 * i + k)
@@ -362,24 +374,35 @@ def test_near_duplicates_are_groups_of_each_split(tmp_path):
         save(inside.astype(np.uint8) * 255, tmp_path / f"masks/{5 * i + k}.png")
     text = look(tmp_path).text
     assert "120 images make 24 groups by likeness, of which 24 hold several images" in text
+    assert re.search(r"80%: train \d+ \(\d+ groups\), val \d+ \(\d+ groups\), test 20 \(4 groups\)", text)
 
 
-def test_masks_of_other_sizes_are_counted(tmp_path):
+def test_a_ratio_that_cannot_be_split_is_told(tmp_path):
+    draw(tmp_path, "images/{}.png", "masks/{}.png")
+    assert "5%: label_ratio=0.05 of 12 images leaves 1 to train and validate on" in look(tmp_path).text
+
+
+def test_masks_of_other_sizes_and_turned_photos_are_counted(tmp_path):
     masks = draw(tmp_path, "images/{}.jpg", "masks/{}.png", size=(60, SIDE))
     Image.fromarray(masks[0]).resize((30, 24)).save(tmp_path / "masks/0.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(tmp_path / "images/1.jpg").save(tmp_path / "images/1.jpg", exif=exif)
     text = look(tmp_path).text
     assert "Of 12 looked at, 1 masks have another size than their photos: 0" in text
+    assert "Of 12 looked at, 1 photos are turned by EXIF data (see whether outlines fit): 1" in text
     Image.fromarray(masks[2]).resize((SIDE, SIDE)).save(tmp_path / "masks/2.png")
     assert "1 masks are refused, and the set with them" in look(tmp_path).text
 
 
-@pytest.mark.parametrize("ending", [".mat", ".npy", ".json", ".xml", ".nii.gz"])
-def test_files_beside_the_images_are_named_and_what_to_do_if_they_hold_masks(ending, tmp_path):
+@pytest.mark.parametrize("ending, line", [(".mat", "scipy.io.loadmat"), (".npy", "numpy.load"), (".json", "polygon"),
+                                          (".xml", "polygon"), (".geojson", "polygon"), (".nii.gz", "nibabel.load")])
+def test_masks_that_are_no_images_are_named_with_the_line_that_makes_png_of_them(ending, line, tmp_path):
     draw(tmp_path, "images/{}.png", "", masked=0)
     (tmp_path / "truth").mkdir()
     for i in range(12): (tmp_path / f"truth/{i}{ending}").write_bytes(b"no image")
-    sentence = f"truth/ .{ending.rpartition('.')[2]}: 12 files, no images; if these hold masks, save them as PNG"
-    assert sentence in look(tmp_path).text
+    text = look(tmp_path).text
+    assert f"beside them: 12 .{ending.rpartition('.')[2]}" in text and line in text and "is not read" in text
 
 
 @pytest.mark.parametrize("value", [0, 255])
@@ -438,7 +461,7 @@ def test_a_folder_without_readable_images_is_told_about(files, tmp_path, capsys)
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
     code, said = run(capsys, folder)
-    assert code == 0 and ("no images" in said or "cannot be read" in said)
+    assert code == 0 and ("no images; simseg reads" in said or "cannot be read" in said)
 
 
 def test_one_pair_is_a_set(tmp_path):
@@ -494,11 +517,14 @@ def test_the_contact_sheet_is_outside_the_folder_and_its_names_are_escaped(tmp_p
     assert code == 2 and "is no page that simseg wrote" in said and page.read_text() == "mine"
 
 
-def test_of_many_images_the_first_are_compared_and_the_text_says_so(tmp_path, monkeypatch):
+def test_of_many_large_pictures_a_sample_is_decoded_and_the_text_says_so(tmp_path, monkeypatch):
     draw(tmp_path, "images/{}.png", "masks/{}.png", 40)
-    assert "among the first" not in look(tmp_path).text
-    monkeypatch.setattr("simseg.tools.look.COMPARED", 8)
-    assert "among the first 8 of 40 images" in look(tmp_path).text
+    monkeypatch.setattr("simseg.tools.look.PIXELS", 10 * SIDE**2)
+    text = look(tmp_path).text
+    assert "Of 40 masks 40" not in text and "among the first" not in text
+    monkeypatch.setattr("simseg.tools.look.PIXELS", SIDE**2)
+    text = look(tmp_path).text
+    assert "Of 40 masks 4 were looked at" in text and "among the first 8 of 40 images" in text
 
 
 def test_the_same_is_said_twice(tmp_path):

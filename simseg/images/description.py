@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['FILE', 'WILD', 'LOOKED_AT', 'Description', 'read_description', 'description_text', 'Files', 'relative_name',
-           'is_united', 'pair_files', 'find_files', 'count_values', 'propose_values', 'find_mask', 'describe_folder']
+           'is_united', 'pair_files', 'find_files', 'count_values', 'propose_values', 'masks_among', 'describe_folder']
 
 # %% ../../nbs/images/description.ipynb #3f04c834
-import contextlib
 import os
 import re
 import unicodedata
@@ -53,10 +52,14 @@ class Description(BaseModel, extra="forbid", frozen=True):
 
     @field_validator("values", mode="before")
     @classmethod
-    def values_have_a_meaning(cls, value):
+    def each_is_a_list(cls, value):
         if not isinstance(value, dict): raise ValueError("write thing: value, such as values: {cell: 255}")
         if None in value.values(): raise ValueError('a thing has no value; a colour stands in quotes, as in "#804080"')
-        value = {str(name): each if isinstance(each, list) else [each] for name, each in value.items()}
+        return {name: each if isinstance(each, list) else [each] for name, each in value.items()}
+
+    @field_validator("values", mode="after")
+    @classmethod
+    def values_have_a_meaning(cls, value):
         if value: parse_values(value)
         return value
 
@@ -72,8 +75,7 @@ class Description(BaseModel, extra="forbid", frozen=True):
 def read_description(file: Path) -> Description:  # its root, and a hub's folder, as whole paths
     "Return what a file says; raise `ValueError` with file and line for what cannot be meant."
     values, places = read_typed_yaml(file, lambda keys, value: keys == ("groups",))
-    columns = set() if "hub" in values else {"image", "mask", "label"}
-    check_known(f"key of {short_path(file)}", values, [key for key in Description.model_fields if key not in columns])
+    check_known(f"key of {short_path(file)}", values, Description.model_fields)
     try: description = Description(**values)
     except ValidationError as error:
         first = error.errors()[0]
@@ -82,6 +84,10 @@ def read_description(file: Path) -> Description:  # its root, and a hub's folder
         raise ValueError(f"{places[key,]}: `{key}` is {values[key]!r}: {sentence[0].lower()}{sentence[1:]}.") from None
     if bool(description.images) == bool(description.hub):
         raise ValueError(f"{short_path(file)} is to say either where the `images` are or which `hub` set it is.")
+    columns = [key for key in ("image", "mask", "label") if key in values and not description.hub]
+    if columns:
+        raise ValueError(f"{places[columns[0],]}: `{columns[0]}` names a column of a `hub` set; patterns of files are "
+                         "`images` and `masks`.")
     for key in ("images", "masks"):
         for pattern in getattr(description, key):
             if "{name}" not in pattern:
@@ -89,6 +95,8 @@ def read_description(file: Path) -> Description:  # its root, and a hub's folder
                                  "an image can be paired with its mask.")
     if description.border is not None and len(parse_values(description.values or {"thing": [1]}).names) > 1:
         raise ValueError(f"{places['border',]}: `border` is the edge of one thing; of several, name its value ignore.")
+    if description.mask and not description.values:
+        raise ValueError(f"{places['mask',]}: what the masks hold is to be said, such as values: {{cell: 255}}.")
     root = os.path.abspath(file.parent / Path(description.root).expanduser())
     if not os.path.isdir(root): raise FileNotFoundError(f"{places['root',]}: `root` is {root}, where no folder is.")
     here = file.parent / Path(description.hub).expanduser()
@@ -97,9 +105,9 @@ def read_description(file: Path) -> Description:  # its root, and a hub's folder
 
 
 def description_text(description: Description) -> str:
-    "Return a description as the lines of a `data.yaml`, without its root and what is as it would be anyway."
+    "Return a description as the lines of a `data.yaml`, without what is as it would be anyway."
     lines = []
-    for key, value in description.model_dump(exclude_defaults=True, exclude={"root"}).items():
+    for key, value in description.model_dump(exclude_defaults=True).items():
         if key in ("images", "masks") and len(value) == 1: (value,) = value
         line = yaml.safe_dump({key: value}, allow_unicode=True, width=1000)
         lines.append(f"{values_line(value)}\n" if key == "values" else line)
@@ -157,7 +165,7 @@ def pair_files(paths: dict, images: list[str], masks: list[str]) -> dict:  # of 
                 name = above + "/".join(words[word] for word in sorted(words, key=lambda word: (word == "name", word)))
                 if key == "masks": taken.add(text)
                 if path not in named[key].setdefault(name, []): named[key][name].append(path)
-    return named
+    return {"images": named["images"], "masks": named["masks"]}
 
 
 def find_files(description: Description, where: str) -> Files:  # `where` names the description in messages
@@ -171,21 +179,23 @@ def find_files(description: Description, where: str) -> Files:  # `where` names 
         if patterns and not of_name:
             raise FileNotFoundError(f"{where}: no image fits {key}: {', '.join(patterns)}; below {root} are "
                                     f"{len(paths)} images{', such as ' + min(paths) if paths else ''}.")
+        united = key == "masks" and any(map(is_united, patterns))
         for name, files in of_name.items():
-            if len(files) > 1 and not (key == "masks" and any(map(is_united, patterns))):
+            if len(files) > 1 and not united:
                 raise ValueError(f"{where}: {files[0]} and {files[1]} have the same name, {name}; rename one, or write "
                                  "**/ in all patterns where folders hold the same names.")
     images = {name: files[0] for name, files in named["images"].items()}
-    bare = [name for name in images if description.masks and name not in named["masks"]]
-    alone = [path for name, files in named["masks"].items() if name not in images for path in files]
+    masks = named["masks"]
+    bare = [name for name in images if description.masks and name not in masks]
+    alone = [path for name, files in masks.items() if name not in images for path in files]
     if bare and (description.without_mask == "refuse" or len(bare) == len(images)):
         spare = f", and {len(alone)} masks have no image, such as {alone[0].name}" if alone else ""
-        lines = description_text(description.model_copy(update={"without_mask": "leave out"}))
+        lines = description_text(description.model_copy(update={"root": "", "without_mask": "leave out"}))
         remedy = f"give them masks, or leave them out by writing into {FILE}:\n{lines}"
         if alone: remedy = f"if names pair in another way, say so in {FILE}: simseg look {root} proposes one"
         raise FileNotFoundError(f"{where}: {len(bare)} of {len(images)} images have no mask, such as "
                                 f"{images[bare[0]].name}{spare}; {remedy}.")
-    return Files({name: path for name, path in images.items() if name not in bare}, named["masks"], alone, bare)
+    return Files({name: path for name, path in images.items() if name not in bare}, masks, alone, bare)
 
 # %% ../../nbs/images/description.ipynb #67ee5767
 def count_values(masks: list[Path]) -> pd.DataFrame:  # file, value (a colour as #rrggbb), share of its pixels
@@ -199,6 +209,15 @@ def count_values(masks: list[Path]) -> pd.DataFrame:  # file, value (a colour as
 
     with ThreadPoolExecutor(os.cpu_count()) as pool: rows = [row for part in pool.map(counted, masks) for row in part]
     return pd.DataFrame(rows, columns=["file", "value", "share"])
+
+
+def _are_classes(held: pd.DataFrame) -> bool:  # file, number; without the background
+    "Return whether numbers come back in other masks, and leave some out, as classes do and numbers of things do not."
+    held = held[held["number"] != 255]
+    by_file = held.groupby("file")["number"]
+    counted_up = (by_file.nunique() == by_file.max()) & (by_file.max() > 1)
+    files = held.groupby("number")["file"].nunique()
+    return held["number"].max() < 128 and counted_up.mean() < 0.5 and files.mean() >= 1.5 and len(files) <= 64
 
 
 def propose_values(counted: pd.DataFrame) -> tuple[dict, str]:  # as for `values`, and why
@@ -217,16 +236,15 @@ def propose_values(counted: pd.DataFrame) -> tuple[dict, str]:  # as for `values
     if len(held) == 2 and not black.any():
         return {"thing": [_typed(held[1])], "background": [_typed(held[0])]}, said.replace("beside 0, ", "")
     if numbers == held and (len(held) > 8 or float(held[-1]) > 255):
-        table = counted.assign(number=counted["value"].astype(float))
-        most = table["number"].max()
-        ends = table[(table["number"] < 32) | (table["number"] > most - 32)]
-        by_file = table[~black & (table["number"] != 255)].groupby("file")["number"]
-        if 128 <= most <= 255 and by_file.size().max() >= 20 and ends["share"].sum() > 0.9 * table["share"].sum():
+        values = [float(value) for value in held]
+        whole = counted[~black].groupby("file").size().max()
+        edges = counted.assign(number=counted["value"].astype(float))
+        at_an_end = (edges["number"] < 32) | (edges["number"] > max(values) - 32)
+        extreme = edges[at_an_end]["share"].sum() / edges["share"].sum()
+        if max(values) <= 255 and max(values) >= 128 and whole > 20 and extreme > 0.9:
             return {"thing": ["above 127"]}, f"{said}: soft edges or JPEG compression"
-        if most <= 1: return {"thing": ["above 0.5"]}, f"{said}: soft edges"
-        counted_up = (by_file.nunique() == by_file.max()) & (by_file.max() > 1)
-        if by_file.max().max() >= 128 or counted_up.mean() >= 0.5 or files.drop("255", errors="ignore").mean() < 1.5:
-            return {"thing": ["above 0"]}, f"{said}: a number for each thing"  # classes come back, and leave some out
+        if max(values) <= 1: return {"thing": ["above 0.5"]}, f"{said}: soft edges"
+        if not _are_classes(edges[~black]): return {"thing": ["above 0"]}, f"{said}: a number for each thing"
     ignored = held[-1] == "255" and len(held) > 1 and int(held[-2]) < 128
     if len(numbers) < len(held):  # a grey mask among coloured ones
         held = [value if value[0] == "#" else _written(int(value) * 0x010101, True) for value in held]
@@ -245,30 +263,51 @@ def _typed(value: str): return int(value) if value.isdigit() else value
 LOOKED_AT = 12  # images of each folder that are looked at, where masks may lie among images
 
 
-def find_mask(files: list[Path]) -> Path | None:
-    "Return one of a few images of each folder that looks like a mask, if there is any."
+def masks_among(files: list[Path]) -> list[Path]:
+    "Return those of a few images of each folder that look like masks."
     rng = np.random.default_rng(0)
+    found = []
     for _, of_folder in pd.Series(files).groupby([path.parent for path in files]):
         for path in rng.permutation(of_folder.to_numpy())[:LOOKED_AT]:
-            with contextlib.suppress(ValueError):  # it is reported when it is read
-                if looks_like_mask(mask_values(open_image(path), path)): return path
+            try: like_a_mask = looks_like_mask(mask_values(open_image(path), path))
+            except ValueError: continue  # it is reported when it is read
+            if like_a_mask: found.append(path)
+    return found
 
 
 def _plain_labelled(folder: Path) -> Description:
     "Return the description of images/ and masks/; raise `ValueError` where their meaning has to be said."
     plain = Description(root=str(folder), images="images/**/{name}.*", masks="masks/**/{name}.*")
-    others = [path for path in visible_files(folder) if path.suffix.lower() in ENDINGS
-              and path.relative_to(folder).parts[0] not in ("images", "masks")]
-    if mask := find_mask(others):
-        raise ValueError(f"{folder} holds masks/ and {mask.relative_to(folder).parts[0]}/, which looks like masks too; "
-                         f"say which are meant in {folder / FILE}: simseg look {folder} proposes one.")
+    for other in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
+        files = [] if other.name in ("images", "masks") else visible_files(other)
+        if masks_among([path for path in files if path.suffix.lower() in ENDINGS]):
+            raise ValueError(f"{folder} holds masks/ and {other.name}/, which looks like masks too; say which are meant "
+                             f"in {folder / FILE}: simseg look {folder} proposes one.")
     masks = [path for files in find_files(plain, str(folder)).masks.values() for path in files]
     try: values, reason = propose_values(count_values(masks))
     except ValueError as error: raise ValueError(f"{folder}: {error}.") from error
     described = plain.model_copy(update={"values": values})
-    if list(values) == ["thing"] and "above" not in str(values): return described
+    if list(values) == ["thing"] and "above" not in str(values):
+        _check_black(masks)
+        return described
+    several = len(values) > 1 and "#" not in str(values) and "background" not in values
+    alike = "\nIf these values mean one thing: values: {thing: above 0}" if several else ""
     raise ValueError(f"{folder}: {reason}. If that is so, write into {folder / FILE}:\n"
-                     f"{description_text(described)}")
+                     f"{description_text(described.model_copy(update={'root': ''}))}{alike}")
+
+
+def _check_black(masks: list[Path]):
+    "Raise `ValueError` where a palette shows number 0 lighter than the thing, as masks that are black on white do."
+    for path in masks[:LOOKED_AT]:
+        try: mask = open_image(path)
+        except UnreadableImage: continue  # it is named when it is read
+        held = mask.getcolors() if mask.mode == "P" else []
+        if len(held or []) != 2: continue
+        palette = np.reshape(mask.getpalette("RGB"), (-1, 3)).sum(1)
+        thing = max(value for _, value in held)
+        if palette[0] > palette[thing]:
+            raise ValueError(f"The palette of {path} shows 0 lighter than {thing}, so which is the thing is to be said "
+                             f"in {FILE}: values: {{thing: {thing}}}, or values: {{thing: 0, background: {thing}}}.")
 
 
 def describe_folder(folder: Path) -> Description:  # its root as a whole path
@@ -279,8 +318,15 @@ def describe_folder(folder: Path) -> Description:  # its root as a whole path
     if (above / FILE).is_file() or (folder.name in ("images", "masks") and (above / "masks").is_dir()):
         raise ValueError(f"{folder} is a part of the labelled set {above}, and would pretrain on test images or masks; "
                          "give the folder above, whose test images are left out.")
-    if mask := find_mask(find_image_files(folder)):
-        raise ValueError(f"{mask} looks like a mask, and masks are not to be pretrained on. If {folder} is a labelled "
-                         f"set, say what it holds in {folder / FILE}: simseg look {folder} proposes one. If all images "
-                         'are photos, write there: images: "**/{name}.*"')
+    files = find_image_files(folder)
+    for place in sorted({place for path in files for place in path.parents if place.is_relative_to(folder)}):
+        if (place / FILE).is_file() or (place / "masks").is_dir():
+            raise ValueError(f"{folder} holds a labelled set in {place}, whose masks and test images are not to be "
+                             "pretrained on; give a folder of photos alone, or that set itself, or say what all of it "
+                             f"is in {folder / FILE}: simseg look {folder} proposes one.")
+    masks = masks_among(files)
+    if masks:
+        raise ValueError(f"{masks[0]} looks like a mask, and masks are not to be pretrained on. If {folder} is a "
+                         f"labelled set, say what it holds in {folder / FILE}: simseg look {folder} proposes one. If all "
+                         "images are photos, write there: images: \"**/{name}.*\"")
     return Description(root=str(folder), images="**/{name}.*")
