@@ -106,12 +106,8 @@ def geometry(first: torch.Tensor, second: torch.Tensor) -> dict:  # (N, D), norm
 BANK = 5000  # training images that classifiers learn from: enough to compare epochs, in a small share of one's time
 
 
-def classify(
-    encoder: nn.Module, images: torch.Tensor, labels: np.ndarray,  # (N, 3, S, S), uint8; (N,)
-    train: torch.Tensor, held_out: torch.Tensor, accelerator,  # indices, shuffled: the first `BANK` are learnt from
-    probe: bool = False,  # the linear probe too
-) -> dict:  # knn_accuracy and linear_probe_accuracy; empty without labels or images held out
-    "Return the accuracy of classifiers on an encoder's features."
+def classify(encoder: nn.Module, images, labels, train, held_out, accelerator, probe: bool = False) -> dict:
+    "Return knn_accuracy on an encoder's features, and linear_probe_accuracy if asked for; nothing without labels."
     from sklearn import linear_model, neighbors, pipeline, preprocessing
 
     if not len(held_out) or len(np.unique(labels)) < 2: return {}
@@ -158,19 +154,8 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (n, C, H, W), shape and dtype stay
         if not self.training: return super().forward(x)
-        wide = x.float()
-        mean = torch.distributed.nn.functional.all_reduce(wide.mean((0, 2, 3))) / _processes()
-        centred = wide - mean.view(1, -1, 1, 1)
-        variance = torch.distributed.nn.functional.all_reduce(centred.square().mean((0, 2, 3))) / _processes()
-        with torch.no_grad():
-            n = _processes() * x.numel() / x.shape[1]
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
-            self.num_batches_tracked += 1
-        scale = self.weight * (variance + self.eps).rsqrt()
-        x = (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
-        for name in ("drop", "act"): x = getattr(self, name, nn.Identity())(x)  # of timm's BatchNormAct2d
-        return x
+        whole = torch.cat(torch.distributed.nn.functional.all_gather(x.float().contiguous()))
+        return super().forward(whole).unflatten(0, (_processes(), -1))[torch.distributed.get_rank()].to(x.dtype)
 
 
 class SharedDropPath(nn.Module):
@@ -201,8 +186,7 @@ def share_batch_norm(model: nn.Module, device: torch.device, image_size: int = 6
     return model
 
 # %% ../nbs/2_simclr.ipynb #b3c3da23
-def train_epoch(model: SimCLR, forward, images: torch.Tensor, order: torch.Tensor, params: dict, schedule, accelerator,
-                draw_views) -> float:  # order: (M,), indices of those to train on, shuffled
+def train_epoch(model: SimCLR, forward, images, order, params: dict, schedule, accelerator, draw_views) -> float:
     "Train on every image once, stepping optimizer and schedule after each batch; return the mean loss."
     model.train()
     losses = []
@@ -219,9 +203,8 @@ def train_epoch(model: SimCLR, forward, images: torch.Tensor, order: torch.Tenso
     return torch.stack(losses).mean().item()
 
 # %% ../nbs/2_simclr.ipynb #f325afac
-def pretrain(model: SimCLR, images: torch.Tensor, labels: np.ndarray, train: torch.Tensor, held_out: torch.Tensor,
-             params: dict, accelerator, checkpoint: Checkpoint | None = None):  # yields a row of history an epoch
-    "Train on unlabelled images; raise `ValueError` when the features collapse or the loss is no number any more."
+def pretrain(model: SimCLR, images, labels, train, held_out, params: dict, accelerator, checkpoint=None):
+    "Train, yielding a row of history an epoch; raise `ValueError` when features collapse, or the loss is no number."
     batch_size = params["batch_size"]
     steps = len(train) // batch_size
     if not steps: raise ValueError(f"batch_size={batch_size}, but there are only {len(train)} images to train on; "

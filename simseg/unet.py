@@ -54,8 +54,7 @@ def predict_batches(model: torch.nn.Module, images: torch.Tensor, indices: torch
         yield batch, logits.float()
 
 
-def count_images(model: torch.nn.Module, images: torch.Tensor, masks: torch.Tensor, indices: torch.Tensor, accelerator,
-                 border: str = "pet", threshold: float = 0.5) -> pd.DataFrame:
+def count_images(model, images, masks, indices, accelerator, border="pet", threshold=0.5) -> pd.DataFrame:
     "Predict and count, batch by batch; return a row an image, as `count_batch` gives."
     return pd.concat([count_batch(logits, make_targets(take(masks, batch, logits.device), border), threshold)
                       for batch, logits in predict_batches(model, images, indices, accelerator)], ignore_index=True)
@@ -86,8 +85,7 @@ def predict_pictures(model: torch.nn.Module, data: ImageData, rows: np.ndarray, 
         yield image, torch.from_numpy(np.array(mask))[None].to(accelerator.device), logits[None]
 
 
-def count_pictures(model: torch.nn.Module, data: ImageData, rows: np.ndarray, settings: dict, accelerator,
-                   border: str = "pet", threshold: float = 0.5) -> pd.DataFrame:
+def count_pictures(model, data: ImageData, rows, settings, accelerator, border="pet", threshold=0.5) -> pd.DataFrame:
     "Predict and count whole pictures at their own pixels; return a row a picture, as `count_batch` gives."
     predicted = predict_pictures(model, data, rows, settings, accelerator)
     return pd.concat([count_batch(logits, make_targets(mask, border), threshold) for _, mask, logits in predicted],
@@ -106,9 +104,8 @@ def split_batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
     return batches
 
 
-def finetune(model: torch.nn.Module, data: TrainingSet, params: dict, accelerator, kept: Kept,
-             state: Checkpoint | None = None):  # yields a row of history an epoch
-    "Fine-tune a U-Net in place with Adam; raise `ValueError` when the loss is no number any more."
+def finetune(model, data: TrainingSet, params: dict, accelerator, kept: Kept, state: Checkpoint | None = None):
+    "Fine-tune in place, yielding a row of history an epoch; raise `ValueError` when the loss is no number any more."
     device = accelerator.device
     model = model.to(device, memory_format=torch.channels_last)
     shuffling = generator_for(params["seed"], "order")
@@ -180,12 +177,11 @@ def save_model(model: torch.nn.Module, folder: str | Path, params: dict, known: 
     model = model.to("cpu", memory_format=torch.contiguous_format)
     model.config["encoder_weights"] = None  # else smp would download ImageNet's weights to open the model
     card = [Path(params["dataset"]).name] if "dataset" in params else []  # the card travels, so not where the data lie
-    if "label_ratio" in params: card.append(f"{params['label_ratio']:.3g} of it labelled")
-    if "keep" in params: card.append(KEPT_EPOCH[params["keep"]])
+    if "keep" in params: card += [f"{params['label_ratio']:.3g} of it labelled", KEPT_EPOCH[params["keep"]]]
     if tile: card.append(f"in tiles of {tile} px")
+    trained_on = {name: params[name] for name in TEST_SET if name in params}
     preprocessing = {"image_size": params["image_size"], **({"tile": tile} if tile else {}), "scaling": "imagenet",
-                     "classes": classes,
-                     "trained_on": {name: params[name] for name in TEST_SET if name in params}}
+                     "classes": classes, "trained_on": trained_on}
 
     def write(path):
         model.save_pretrained(path, dataset=", ".join([*card, f"at {params['image_size']} px"]), metrics=metrics)

@@ -110,14 +110,13 @@ def parse_values(values: dict[str, list]) -> Classes:
             if value in numbers: raise ValueError(f"values: {each} is named twice")
             if threshold: above = (float(threshold[1]), number)
             else: numbers[value] = number
-    written = [str(each) for listed in values.values() for each in listed]
-    coloured = any(each[0] == "#" for each in written)
-    if coloured and not all(each[0] == "#" for each in written):
+    coloured = {str(each)[0] == "#" for listed in values.values() for each in listed}
+    if len(coloured) > 1:
         raise ValueError("values: colours and numbers are both named; masks have one or the other")
     if not names or len(names) > MOST_CLASSES:
         raise ValueError(f"values: {len(names)} things are named; it takes 1 to {MOST_CLASSES}")
     if "background" not in values: numbers.setdefault(0, 0)
-    return Classes(names, numbers, coloured, above)
+    return Classes(names, numbers, True in coloured, above)
 
 
 def parse_classes(text: str) -> Classes | None:  # as `str` of `Classes` gives; None if empty: one thing

@@ -60,8 +60,8 @@ def _group_names(described: Description, paths: list[str], where: str) -> list[s
     found = [re.search(described.groups, path) for path in paths]
     outside = [path for path, match in zip(paths, found) if not match]
     if not outside: return [match[1] for match in found]
-    raise ValueError(f"{where}: groups {described.groups!r} fits {len(paths) - len(outside)} of {len(paths)} images, and "
-                     f"not {outside[0]}; every image belongs to a group.")
+    raise ValueError(f"{where}: groups {described.groups!r} fits {len(paths) - len(outside)} of {len(paths)} images, "
+                     f"and not {outside[0]}; every image belongs to a group.")
 
 
 def _of_files(described: Description, where: str) -> Source:
@@ -239,8 +239,8 @@ def load_pairs(dataset: str, image_size: int, data_root: str = "", max_images: i
     data = load_data(dataset, image_size, data_root, max_images)
     if data.masks is not None: return data
     raise ValueError(f"dataset={dataset!r} has no masks; fine-tuning takes synthetic, pets, pets_species, or a folder "
-                     f"with images/ and masks/, or whose {FILE} says where its masks are: simseg look {dataset} proposes "
-                     "one.")
+                     f"with images/ and masks/, or whose {FILE} says where its masks are: simseg look {dataset} "
+                     "proposes one.")
 
 
 def load_unlabelled(dataset: str, image_size: int, data_root: str = "", max_images: int = 0) -> ImageData:
