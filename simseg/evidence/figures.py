@@ -100,9 +100,7 @@ def print_results(folder: str | Path):  # outputs/<study>
 def report_title(study: dict, results: pd.DataFrame) -> str:  # Markdown
     "Return the head of a report; raise `ValueError` for a study that has no results yet."
     if not len(results): raise ValueError(f"The study {study['name']} has no evaluated cell yet; run it first.")
-    sizes = {stage: study[stage].get("image_size", study["image_size"]) for stage in ("unet", "simclr")}
-    size = f"a {study['encoder_name']} encoder at {sizes['unet']} px"
-    if sizes["simclr"] != sizes["unet"]: size += f", pretrained at {sizes['simclr']} px"
+    size = f"a {study['encoder_name']} encoder at {study['unet'].get('image_size', study['image_size'])} px"
     images = f"fine-tuned on `{study['unet'].get('dataset', 'synthetic')}`, {results['n_images'].iloc[0]} test images"
     cells = f"{len(results)} of {len(study_runs(study, 'evaluation'))} cells"
     missing = [f"- {line}" for line in _missing_runs(study, results)]

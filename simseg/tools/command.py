@@ -109,7 +109,7 @@ def _look(args):
     "name": dict(metavar="NAME", help="of the study: params/NAME.yaml is written"),
     "photos": dict(type=_path, metavar="PHOTOS", help="folder of images without masks"),
     "labelled": dict(type=_path, metavar="LABELLED", help="folder of images with masks"),
-    "--blocks": dict(type=int, default=BLOCKS, metavar="N", help="repeats, each with its own draw of masks (1 to begin)"),
+    "--blocks": dict(type=int, default=BLOCKS, metavar="N", help="repeats, each with its draw of masks (1 to begin)"),
 })
 def _new(args):
     "Look at two sets, say what a study of them will cost, and write its file."

@@ -170,7 +170,7 @@ def new_study(name: str, photos: str, labelled: str, blocks: int = BLOCKS) -> Pa
     for run, (_, n) in count_rows(checked).items(): numbers[run.stage][run.ratio] = n
     pretrained, masks, tested = [", ".join(f"{n:,}" for n in each.values()) for each in numbers.values()]
     machine = provenance(make_accelerator())["machine"]
-    found = [f"Photos to pretrain on: {pretrained}. Masks to train on: {masks}; to test on: {tested.split(', ')[0]}.",
+    found = [f"Photos to pretrain on: {pretrained}. Masks to train on: {masks}; to test: {tested.partition(', ')[0]}.",
              f"Ways to start: {'; '.join(MEANS[way].partition(',')[0] for way in study['encoders'])}."]
     if problem: found.append(f"ImageNet weights cannot be had here ({problem}), so `imagenet` is left out.")
     found.append(f"Expected: {duration(seconds)} on this machine ({machine}) for {blocks} block(s), "
