@@ -8,9 +8,11 @@ from simseg.images.description import Description
 from simseg.images.synthetic import make_synthetic
 from simseg.study.files import check_study, read_study
 from simseg.study.grid import Run, study_runs
-from simseg.study.lines import count_rows, run_seconds, time_left
+from simseg.study.lines import Pace, count_rows, read_paces, run_seconds, time_left
 from simseg.tools import new
 from simseg.tools.command import main
+
+PACES = {"simclr": Pace(0.01, 0.5), "unet": Pace(0.02, 0.5)}
 
 
 def of_size(n: int, labelled: bool, tiles: int = 1) -> ImageData:
@@ -105,7 +107,7 @@ def folders(workplace):
 def simseg(folders, monkeypatch, capsys):
     "The command, for which nothing is timed and no hub answers."
     monkeypatch.setattr(new, "imagenet_problem", lambda: "no network")
-    monkeypatch.setattr(new, "time_steps", lambda study: 0.8)
+    monkeypatch.setattr(new, "time_stages", lambda study: PACES)
 
     def simseg(*arguments):
         with pytest.raises(SystemExit) as end: main(["new", *map(str, arguments)])
@@ -122,7 +124,7 @@ def test_a_study_file_is_written_and_read_back(folders, simseg):
     study = read_study(file, starting=True)
     assert study == check_study(new.derive_study("mine", f"{folders}/photos", f"{folders}/labelled", blocks=2))
     text = file.read_text(encoding="utf-8")
-    assert "\n#     make study STUDY=mine" in text
+    assert read_paces(text) == PACES and "\n#     make study STUDY=mine" in text
     (expected,) = [line for line in text.splitlines() if line.startswith("# Expected: about ")]
     assert expected.removeprefix("# ") in said and "2 block(s)" in expected and "GB of disk" in expected
 
@@ -148,6 +150,15 @@ def test_what_cannot_be_meant_is_one_sentence(folders, simseg, arguments, senten
     assert not (folders / "params").exists() and not (folders.parent / "mine.yaml").exists()
 
 
+def test_a_study_of_days_gets_fewer_blocks(simseg, monkeypatch):
+    "Three, unless one says how many."
+    monkeypatch.setattr(new, "time_stages", lambda study: {"simclr": Pace(1, 5), "unet": Pace(5, 60)})
+    _, said = simseg("mine", "photos", "labelled")
+    assert "for 3 block(s)" in said and "5 blocks would take more than eight hours, so these are 3." in said
+    _, said = simseg("asked", "photos", "labelled", "--blocks", 5)
+    assert "for 5 block(s)" in said and "eight hours" not in said
+
+
 # The time left, which lines of a running study take from the same figures
 
 def test_time_left_falls_as_epochs_pass(derive):
@@ -155,10 +166,10 @@ def test_time_left_falls_as_epochs_pass(derive):
     study["unet"]["dataset"] = "synthetic"
     study["simclr"]["max_images"] = study["unet"]["max_images"] = 64
     counted = count_rows(study)
-    seconds = {run: run_seconds(run, rows) for run, (rows, _) in counted.items()}
+    seconds = {run: run_seconds(run, rows, PACES, 10) for run, (rows, _) in counted.items()}
     assert time_left(seconds, 2) == sum(seconds.values()) / 2
     first = Run(study, "simclr", "own_photos", seed=0)
-    half = {**seconds, first: run_seconds(first, counted[first][0], done=first.params["epochs"] // 2)}
+    half = {**seconds, first: run_seconds(first, counted[first][0], PACES, 10, first.params["epochs"] // 2)}
     assert half[first] == pytest.approx((seconds[first] - 10) / 2)
     chain = Run(study, "evaluation", "own_photos", ratio=0.8, seed=0).chain
     assert time_left(seconds, 1000) >= sum(seconds[run] for run in chain)

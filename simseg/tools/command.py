@@ -21,7 +21,7 @@ from ..study.results import current_runs, failed_and_stale, study_progress
 from ..evidence.record import record_study
 from ..report import write_report_html
 from .look import look
-from .new import BLOCKS, new_study
+from .new import new_study
 from .predict import export_onnx, predict_files
 
 # %% ../../nbs/tools/command.ipynb #fb5c726d
@@ -109,7 +109,7 @@ def _look(args):
     "name": dict(metavar="NAME", help="of the study: params/NAME.yaml is written"),
     "photos": dict(type=_path, metavar="PHOTOS", help="folder of images without masks"),
     "labelled": dict(type=_path, metavar="LABELLED", help="folder of images with masks"),
-    "--blocks": dict(type=int, default=BLOCKS, metavar="N", help="repeats, each with its draw of masks (1 to begin)"),
+    "--blocks": dict(type=int, default=0, metavar="N", help="repeats, each with its draw of masks (5; 1 to begin)"),
 })
 def _new(args):
     "Look at two sets, say what a study of them will cost, and write its file."
