@@ -262,7 +262,7 @@ def _decode(source: Source, tiles: list[int], key: dict, size: int, folder: Path
         if constant: notes.append(f"{len(constant)} of {len(names)} masks {verb} {kind}, such as {constant[0]}")
     share = np.mean([rows[i]["codes"].get(FOREGROUND, 0.0) for i in kept])
     if share > 0.5 and not source.classes:
-        notes.append(f"the thing covers {share:.0%} of the pixels, so calling every pixel the thing is right that often; "
+        notes.append(f"the thing covers {share:.0%} of the pixels, so calling every pixel the thing is right as often; "
                      "if it is the ground, swap the two values in data.yaml")
     official = source.official_test[kept].tolist() if source.official_test is not None else None
     skipped = [{"file": source.names[i], "why": row["why"]} for i, row in enumerate(rows) if "why" in row]

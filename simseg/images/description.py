@@ -281,8 +281,8 @@ def _plain_labelled(folder: Path) -> Description:
     for other in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
         files = [] if other.name in ("images", "masks") else visible_files(other)
         if masks_among([path for path in files if path.suffix.lower() in ENDINGS]):
-            raise ValueError(f"{folder} holds masks/ and {other.name}/, which looks like masks too; say which are meant "
-                             f"in {folder / FILE}: simseg look {folder} proposes one.")
+            raise ValueError(f"{folder} holds masks/ and {other.name}/, which looks like masks too; say which are "
+                             f"meant in {folder / FILE}: simseg look {folder} proposes one.")
     masks = [path for files in find_files(plain, str(folder)).masks.values() for path in files]
     try: values, reason = propose_values(count_values(masks))
     except ValueError as error: raise ValueError(f"{folder}: {error}.") from error
@@ -327,6 +327,6 @@ def describe_folder(folder: Path) -> Description:  # its root as a whole path
     masks = masks_among(files)
     if masks:
         raise ValueError(f"{masks[0]} looks like a mask, and masks are not to be pretrained on. If {folder} is a "
-                         f"labelled set, say what it holds in {folder / FILE}: simseg look {folder} proposes one. If all "
-                         "images are photos, write there: images: \"**/{name}.*\"")
+                         f"labelled set, say what it holds in {folder / FILE}: simseg look {folder} proposes one. If "
+                         "all images are photos, write there: images: \"**/{name}.*\"")
     return Description(root=str(folder), images="**/{name}.*")

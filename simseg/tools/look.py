@@ -367,6 +367,7 @@ def look(folder: str | Path) -> Look:  # or the file of a description
             asked = [f"All photos, to pretrain on; {FILE} has those with masks."]
             proposed[PHOTOS] = _as_file(Description(images=described.images), asked)
     for name, text in proposed.items():
-        sections[f"a proposal for {short_path(folder / name)}"] = [line for line in text.splitlines() if line[:1] not in ("#", "")]
+        told = [line for line in text.splitlines() if line[:1] not in ("#", "")]
+        sections[f"a proposal for {short_path(folder / name)}"] = told
     blocks = ["\n  ".join([f"{title}:", *lines]) for title, lines in sections.items() if lines]
     return Look(folder, "\n\n".join(blocks), proposed, drawn)
