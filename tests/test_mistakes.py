@@ -243,10 +243,10 @@ def test_what_is_shown_is_cut_where_the_study_cuts(shown, strict_study):
     data, part = study_data(study)
     params = evaluation_params(study, "scratch", 0.5, 0)
     accelerator = make_accelerator("cpu", "fp32")
-    model, _ = load_model(params["model_dir"])
+    model, settings = load_model(params["model_dir"])
     model = model.to(memory_format=torch.channels_last)
-    found = find_objects(model, data, part.test, accelerator, 0.7)
-    at_one_half = find_objects(model, data, part.test, accelerator, 0.5)
+    found = find_objects(model, settings, data, part.test, accelerator, 0.7)
+    at_one_half = find_objects(model, settings, data, part.test, accelerator, 0.5)
     assert (found.sum((1, 2)) < at_one_half.sum((1, 2))).any(), "the threshold has no say here, so nothing is tested"
     assert found.sum((1, 2)).tolist() == (counts["tp"] + counts["fp"]).tolist()
     targets = make_targets(torch.from_numpy(data.masks[part.test]))[:, 0].numpy()
@@ -254,7 +254,7 @@ def test_what_is_shown_is_cut_where_the_study_cuts(shown, strict_study):
     worst = counts["iou"].argsort().to_numpy()[:8]
     assert np.array_equal(shown[1][8:], expected[worst])
     study_figures.show_predictions(study, 0.5, len(part.test))
-    show_overlays(model, data, counts["iou"], part.test, accelerator, threshold=0.7)
+    show_overlays(model, settings, data, counts["iou"], part.test, accelerator, threshold=0.7)
     for pictures in shown[2:]: assert np.array_equal(pictures[len(part.test):], expected)
     assert len(shown) == 4
 

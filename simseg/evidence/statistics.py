@@ -9,6 +9,7 @@ __all__ = ['CONFIDENCE', 'BLOCKS', 'block_interval', 'holm', 'blocks_needed', 'd
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 from scipy import optimize, stats
 
 from ..study.results import Counts, check_same_images
@@ -92,13 +93,19 @@ def mean_iou(counts: np.ndarray) -> np.ndarray:  # (…, N, 2 K), intersection a
 
 
 def image_interval(first: list[np.ndarray], second: list[np.ndarray]) -> tuple[float, float]:  # (N, 2 K) each
-    "Return the 95 % interval over test images of the mean IoU of some models above that of others."
+    "Return the 95 % interval over test images, or their groups, of the mean IoU of some models above that of others."
     check_same_images(*[counts.images for counts in (*first, *second) if isinstance(counts, Counts)])
 
+    def by_group(counts):  # the slices of a patient are drawn together
+        groups = getattr(counts, "groups", None)
+        return np.asarray(pd.DataFrame(np.asarray(counts)).groupby(groups).sum() if groups else counts)
+
+    grouped = [[by_group(counts) for counts in side] for side in (first, second)]
+
     def difference(rows, axis):
-        sides = [np.mean([mean_iou(counts[rows]) for counts in side], axis=0) for side in (first, second)]
+        sides = [np.mean([mean_iou(counts[rows]) for counts in side], axis=0) for side in grouped]
         return sides[0] - sides[1]
 
-    found = stats.bootstrap((np.arange(len(first[0])),), difference, n_resamples=2000, batch=100, vectorized=True,
+    found = stats.bootstrap((np.arange(len(grouped[0][0])),), difference, n_resamples=2000, batch=100, vectorized=True,
                             confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0))
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
