@@ -47,7 +47,7 @@ def test_another_draw_of_labels_learns_from_other_images_and_tests_on_the_same(t
     learnt = {}
     for seed in (0, 1):
         run_unet(small("unet", tmp_path / str(seed), label_ratio=0.2, label_seed=seed, epochs=0))
-        learnt[seed] = set(read_known(tmp_path / str(seed) / "model" / "learnt_from.safetensors").ids)
+        learnt[seed] = set(read_known(tmp_path / str(seed) / "model" / "learnt_from.safetensors")["ids"])
     assert len(learnt[0]) == len(learnt[1]) and learnt[0] != learnt[1]
     data = load_pairs("synthetic", 32, max_images=64)
     test = {data.ids[i] for i in split_data(data).test}

@@ -49,7 +49,7 @@ def test_images_without_labels_are_of_the_development_set_alone(tmp_path, seen):
     assert {*unlabelled, *part.train, *part.val} == {*everything.train, *everything.val}
     assert read_json(tmp_path / "run" / "metrics.json")["n_unlabelled"] == len(unlabelled)
     known = read_known(tmp_path / "run" / "model" / "learnt_from.safetensors")
-    assert set(known.ids) == set(np.array(data.ids)[[*everything.train, *everything.val]])
+    assert set(known["ids"]) == set(np.array(data.ids)[[*everything.train, *everything.val]])
     assert all(0 <= row["sure"] <= 1 and row["consistency_loss"] >= 0 for row in history)
 
 

@@ -398,7 +398,7 @@ def test_other_names_of_folders_are_described_and_their_masks_never_pretrained_o
     out = tmp_path / "out"
     run_simclr(small("simclr", out, dataset=str(folder), max_images=0, epochs=0, batch_size=2))
     test = split_data(data).test
-    seen = set(read_known(out / "learnt_from.safetensors").ids)
+    seen = set(read_known(out / "learnt_from.safetensors")["ids"])
     assert not seen & {data.ids[i] for i in test} and len(seen) + len(test) == 12
     with pytest.raises(ValueError, match="is a part of the labelled set"):
         load_unlabelled(str(folder / "JPEGImages"), SIDE)
@@ -500,7 +500,7 @@ def test_patients_stay_on_one_side_and_are_not_pretrained_on(tmp_path):
     (photo / "data.yaml").write_text("images: '{name}.png'\ngroups: '(patient\\d+)_'\n")
     out = tmp_path / "out"
     run_simclr(small("simclr", out, dataset=str(photo), leave_out=str(folder), max_images=0, epochs=0, batch_size=2))
-    seen = set(read_known(out / "learnt_from.safetensors").groups)
+    seen = set(read_known(out / "learnt_from.safetensors")["groups"])
     assert len(seen) == 8 and not seen & set(patient[split_data(data).test])
 
 

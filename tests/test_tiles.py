@@ -191,7 +191,7 @@ def test_models_know_pictures_and_not_tiles(trained, tiled):
     data = load_pairs(tiled, SIDE)
     part = split_data(data)
     known = read_known(trained / "tiles" / "model" / "learnt_from.safetensors")
-    assert sorted(known.ids) == sorted({data.ids[row] for row in np.r_[part.train, part.val]})
+    assert sorted(known["ids"]) == sorted({data.ids[row] for row in np.r_[part.train, part.val]})
     metrics = read_json(trained / "tiles" / "metrics.json")
     assert (metrics["n_train"], metrics["n_val"], metrics["n_tiles"]) == (14, 2, 14 * 9)
 
@@ -361,7 +361,7 @@ def test_a_test_patients_photos_are_not_pretrained_on(patients, tmp_path):
     run_simclr(small("simclr", tmp_path / "simclr", dataset=str(photos), leave_out=patients, max_images=0, epochs=1))
     metrics = read_json(tmp_path / "simclr" / "metrics.json")
     assert metrics["n_left_out"] == 10 and metrics["n_train"] + metrics["n_val"] == 50
-    assert set(read_known(tmp_path / "simclr" / "learnt_from.safetensors").groups).isdisjoint(of(data, test))
+    assert set(read_known(tmp_path / "simclr" / "learnt_from.safetensors")["groups"]).isdisjoint(of(data, test))
     assert ("n_tiles" in metrics) == bool(data.tile)
     own = split_unlabelled(data)  # the labelled set itself
     assert of(data, own.test) == of(data, test)
