@@ -286,8 +286,9 @@ class Look:
     def __repr__(self): return self.text
 
     def _repr_html_(self) -> str:
-        figures = [f'<figure style="display:inline-block;margin:4px"><img src="data:image/jpeg;base64,{jpeg}">'
-                   f"<figcaption>{html.escape(name)}</figcaption></figure>" for name, jpeg in self.drawn]
+        figures = [f'<figure style="display:inline-block;margin:4px"><img alt="{html.escape(name)}, its mask outlined" '
+                   f'src="data:image/jpeg;base64,{jpeg}"><figcaption>{html.escape(name)}</figcaption></figure>'
+                   for name, jpeg in self.drawn]
         return f"<pre>{html.escape(self.text)}</pre>{''.join(figures)}"
 
     def save_page(self) -> Path:
