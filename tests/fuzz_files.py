@@ -18,7 +18,8 @@ from PIL import Image, ImageFilter
 
 from simseg.images.cache import open_image, read_image
 from simseg.images.sets import turn_like
-from simseg.images.masks import BACKGROUND, FOREGROUND, as_trimap
+from simseg.images.description import count_values, propose_values
+from simseg.images.masks import BACKGROUND, FOREGROUND, as_trimap, parse_values
 
 SECONDS = 30  # that a single file may take, however slow the machine
 MODES = {  # mode → formats that can hold it
@@ -96,7 +97,11 @@ class Drawn:
     def check_mask(self):
         "Read it as a mask; a whole one must be what was drawn."
         stored = open_image(self.path)
-        found = as_trimap(turn_like(stored, Image.new("RGB", stored.size), self.path, self.path), self.path)
+        turned = turn_like(stored, Image.new("RGB", stored.size), self.path, self.path)
+        try: values, reason = propose_values(count_values([self.path]))
+        except ValueError as error: raise ValueError(f"{self.path}: {error}") from error
+        if list(values) != ["thing"] or "above" in str(values): raise ValueError(f"{self.path}: {reason}")
+        found = as_trimap(turned, self.path, parse_values(values))
         assert set(np.unique(found)) <= {FOREGROUND, BACKGROUND}
         if self.kind != "whole" or self.turned: return
         assert self.lossy or np.array_equal(found == FOREGROUND, self.grey > 0), "not what was drawn"
