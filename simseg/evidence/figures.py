@@ -117,9 +117,11 @@ def plot_learning(study: dict):
         panels = {"loss": "NT-Xent, training views", "knn_accuracy": "k-NN accuracy, held out"}
         if run.stage != "simclr": panels = {"val_loss": f"validation loss, {ratio_label(run.ratio)} labels"}
         history = read_history(run).reindex(columns=["epoch", *panels]).rename(columns=panels)
-        curves = history.melt("epoch", var_name="panel").dropna()
-        tables.append(curves.assign(encoder=run.start, recipe=run.recipe, run=run.name))
-    grid = sns.relplot(pd.concat(tables), x="epoch", y="value", hue="encoder", style="recipe", units="run", col="panel",
+        long = history.melt("epoch", var_name="panel").dropna()
+        tables.append(long.assign(encoder=run.start, recipe=run.recipe, run=run.name))
+    curves = pd.concat(tables)
+    if not len(curves): return  # nothing was trained
+    grid = sns.relplot(curves, x="epoch", y="value", hue="encoder", style="recipe", units="run", col="panel",
                        col_wrap=4, height=3, estimator=None, kind="line", marker=".",
                        palette=encoder_colours(study["encoders"]), facet_kws={"sharex": False, "sharey": False})
     for axis in grid.set_titles("{col_name}").set_ylabels("").axes.flat:
