@@ -241,8 +241,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/simseg', 'doc_host': '', '
                                                                                       'simseg/images/description.py'),
                                            'simseg.images.description.Description.each_is_a_list': ( 'images/description.html#description.each_is_a_list',
                                                                                                      'simseg/images/description.py'),
-                                           'simseg.images.description.Description.groups_are_captured': ( 'images/description.html#description.groups_are_captured',
-                                                                                                          'simseg/images/description.py'),
                                            'simseg.images.description.Description.one_is_a_list': ( 'images/description.html#description.one_is_a_list',
                                                                                                     'simseg/images/description.py'),
                                            'simseg.images.description.Description.values_have_a_meaning': ( 'images/description.html#description.values_have_a_meaning',

@@ -24,7 +24,7 @@ STAGES = ["1_augmentations", "2_simclr", "3_unet", "4_evaluation", "5_report"]
 # From the ground up: a floor is a folder of rooms, or a stage.
 FLOORS = ["base", "images", "augmentations", "learning", "simclr", "unet", "evaluation", "study", "evidence", "report",
           "tools", "__main__"]
-MOST = {"lines": 450, "cells": 60, "parameters": 8, "names": 320, "lines of all": 7700}
+MOST = {"lines": 450, "cells": 60, "parameters": 8, "names": 320, "lines of all": 7650}
 BY_NAME = {"ids": lambda path: str(path.relative_to(ROOT / "nbs").with_suffix(""))}
 
 

@@ -40,7 +40,7 @@ FOREIGN = {".heic", ".heif", ".hif", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".o
            ".jxl", ".nii", ".svg"}  # of images that Pillow cannot open
 LARGEST = 500_000_000  # pixels of the largest image that is read; it takes 5 GB of memory until it is made small
 LARGE = 30_000_000  # pixels above which images are read one at a time
-CACHE_FORMAT = 7  # of the files in a cached set; another number makes a new one
+CACHE_FORMAT = 8  # of the files in a cached set; another number makes a new one
 _one_large = threading.Lock()
 
 
@@ -239,14 +239,10 @@ def _decode(source: Source, tiles: list[int], key: dict, size: int, folder: Path
     if not kept: raise ValueError(f"None of {n} images can be read: {rows[0]['why']}")
     kept_rows = np.flatnonzero(np.isin(np.repeat(np.arange(n), tiles), kept))
     for name, array in arrays.items():
+        for row, i in enumerate(kept_rows):
+            if row < i: array[row] = array[i]  # the file keeps its length; how many rows count, the names tell
         array.flush()
-        if len(kept) == n: continue
-        rest = np.lib.format.open_memmap(folder / "kept.npy", "w+", np.uint8, (len(kept_rows), *array.shape[1:]))
-        for row, i in enumerate(kept_rows): rest[row] = array[i]
-        rest.flush()
-        os.replace(folder / "kept.npy", folder / f"{name}.npy")
-        arrays[name] = rest
-    np.save(folder / "thumbnails.npy", np.stack([rows[i]["thumbnail"] for i in kept]))
+        arrays[name] = array[:len(kept_rows)]
     codes = [list(rows[i]["codes"]) for i in kept]
     names = [source.names[i] for i in kept]
     labels = source.labels[kept].tolist()
@@ -262,18 +258,23 @@ def _decode(source: Source, tiles: list[int], key: dict, size: int, folder: Path
         if constant: notes.append(f"{len(constant)} of {len(names)} masks {verb} {kind}, such as {constant[0]}")
     share = np.mean([rows[i]["codes"].get(FOREGROUND, 0.0) for i in kept])
     if share > 0.5 and not source.classes:
-        notes.append(f"the thing covers {share:.0%} of the pixels, so calling every pixel the thing is right as often; "
-                     "if it is the ground, swap the two values in data.yaml")
-    official = source.official_test[kept].tolist() if source.official_test is not None else None
+        notes.append(f"the thing covers {share:.0%} of the pixels, and calling every pixel the thing would score IoU "
+                     f"{share:.2f}; if the thing is the ground, swap the two values in data.yaml")
     skipped = [{"file": source.names[i], "why": row["why"]} for i, row in enumerate(rows) if "why" in row]
     pixels = fingerprint_of(arrays["images"], arrays.get("masks"))
     if source.classes: pixels = _digest(f"{pixels} {source.classes}")
     ids = [rows[i]["id"] for i in kept]
     if source.tile: pixels = _digest(f"{pixels} {source.tile} {ids}")  # they are judged by the original's pixels
-    meta = {"key": key, "size": size, "fingerprint": pixels, "names": names, "labels": labels,
-            "official_test": official, "classes": source.classes,
-            "group_names": [source.groups[i] for i in kept] if source.groups else None, "ids": ids,
-            "tile": source.tile, "tiles": [tiles[i] for i in kept] if source.tile else None,
+    pictures = np.repeat(np.arange(len(kept)), [tiles[i] for i in kept]).tolist()
+
+    def of_rows(values): return None if values is None else [values[picture] for picture in pictures]
+
+    np.save(folder / "thumbnails.npy", of_rows([rows[i]["thumbnail"] for i in kept]))
+    official = source.official_test[kept].tolist() if source.official_test is not None else None
+    groups = [source.groups[i] for i in kept] if source.groups else None
+    meta = {"key": key, "size": size, "fingerprint": pixels, "names": of_rows(names), "labels": of_rows(labels),
+            "official_test": of_rows(official), "classes": source.classes, "group_names": of_rows(groups),
+            "ids": of_rows(ids), "tile": source.tile, "pictures": pictures if source.tile else None,
             "skipped": skipped + (source.skipped or []), "notes": notes}
     write_json(folder / "meta.json", meta)
     write_json(folder / "sums.json", {file.name: file_fingerprint(file) for file in folder.iterdir()})
@@ -283,19 +284,11 @@ def _open_cache(folder: Path) -> ImageData:
     "Memory-map a decoded set, copy-on-write, since torch warns of arrays it may not write to; `ValueError` if damaged."
     check_files(folder, read_json(folder / "sums.json"))
     meta = read_json(folder / "meta.json")
-    arrays = {path.stem: np.load(path, mmap_mode="c") for path in folder.glob("*.npy")}
-    images = np.arange(len(meta["names"]))
-    pictures = np.repeat(images, meta["tiles"]) if meta["tile"] else None  # a tile has what its picture has
-
-    def of_rows(values): return [values[picture] for picture in pictures] if meta["tile"] and values else values
-
-    official = np.array(of_rows(meta["official_test"])) if meta["official_test"] is not None else None
-    same = {name: meta[name] for name in ("fingerprint", "skipped", "notes", "classes", "tile")}
-    same |= {name: of_rows(meta[name]) for name in ("ids", "group_names")}
-    labels = np.array(of_rows(meta["labels"]), np.int64)
-    thumbnails = np.asarray(arrays["thumbnails"])[images if pictures is None else pictures]
-    return ImageData(arrays["images"], arrays.get("masks"), labels, of_rows(meta["names"]), official, pictures=pictures,
-                     thumbnails=thumbnails, **same)
+    same = ("names", "ids", "group_names", "fingerprint", "classes", "tile", "skipped", "notes")
+    numbers = {name: None if meta[name] is None else np.array(meta[name])
+               for name in ("labels", "official_test", "pictures")}
+    arrays = {path.stem: np.load(path, mmap_mode="c")[:len(meta["names"])] for path in folder.glob("*.npy")}
+    return ImageData(**{"masks": None} | arrays | numbers, **{name: meta[name] for name in same})
 
 
 def _read_meta(folder: Path) -> dict:  # empty where the folder is no decoded set, but somebody's own
@@ -347,7 +340,7 @@ def list_cache() -> pd.DataFrame:  # name, what, images, MB
         if not meta: continue
         size = sum(path.stat().st_size for path in folder.iterdir())
         what = meta["key"].get("path", meta["key"]["dataset"])
-        rows.append({"name": folder.name, "what": what, "images": len(meta["names"]), "MB": round(size / 1e6, 1)})
+        rows.append({"name": folder.name, "what": what, "images": len(set(meta["names"])), "MB": round(size / 1e6, 1)})
     return pd.DataFrame(rows, columns=["name", "what", "images", "MB"])
 
 

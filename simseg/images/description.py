@@ -31,14 +31,14 @@ FILE = "data.yaml"
 
 
 class Description(BaseModel, extra="forbid", frozen=True):
-    "What a data set holds, as `data.yaml` says."
+    "Hold what `data.yaml` says of a data set."
     root: str = ""  # folder where the patterns begin, seen from the file; "" is the file's own
     images: list[str] = []  # patterns: `{name}` pairs an image with its mask, `*` is anything, `**` any folders
     masks: list[str] = []  # the same; with `*`, all files that fit make one mask. Empty: an unlabelled set
     without_mask: Literal["refuse", "leave out"] = "refuse"  # an image of a labelled set that has no mask
     values: dict[str, list[int | str]] = {}  # thing → values: a number, "#rrggbb", or "above 0"
     border: int | None = None  # value of pixels at a thing's edge, which a stage's `border` counts as it says
-    groups: str = ""  # a pattern with one capture, applied to an image's path, or "folder": these stay together
+    groups: str = ""  # a pattern with one capture, applied to an image's path, or "folder"; of a hub set a column
     tile: int = Field(0, ge=0)  # pixels of the original that become one training image; 0 squeezes all of it into one
     test: str = ""  # file with the names of the set's own test images, one a line
     hub: str = ""  # a set of the Hugging Face hub, or a folder of its parquet files, instead of patterns
@@ -63,14 +63,6 @@ class Description(BaseModel, extra="forbid", frozen=True):
         if value: parse_values(value)
         return value
 
-    @field_validator("groups", mode="after")
-    @classmethod
-    def groups_are_captured(cls, value):
-        try: captures = 1 if value in ("", "folder") else re.compile(value).groups
-        except re.error as error: raise ValueError(f"this is no regular expression: {error}") from error
-        if captures != 1: raise ValueError(r'put brackets round what names a group, once, as in "(patient\d+)_"')
-        return value
-
 
 def read_description(file: Path) -> Description:  # its root, and a hub's folder, as whole paths
     "Return what a file says; raise `ValueError` with file and line for what cannot be meant."
@@ -93,6 +85,12 @@ def read_description(file: Path) -> Description:  # its root, and a hub's folder
             if "{name}" not in pattern:
                 raise ValueError(f"{places[key,]}: {pattern} has no {{name}}; write it as {key}/{{name}}.png, so that "
                                  "an image can be paired with its mask.")
+    if description.groups not in ("", "folder") and not description.hub:
+        try: captures = re.compile(description.groups).groups
+        except re.error as error: raise ValueError(f"{places['groups',]}: `groups` is no pattern: {error}.") from error
+        if captures != 1:
+            raise ValueError(f"{places['groups',]}: `groups` is {description.groups!r}: put brackets round what names "
+                             r'a group, once, as in "(patient\d+)_".')
     if description.border is not None and len(parse_values(description.values or {"thing": [1]}).names) > 1:
         raise ValueError(f"{places['border',]}: `border` is the edge of one thing; of several, name its value ignore.")
     if description.mask and not description.values:

@@ -39,7 +39,7 @@ def cut_squares(picture: Image.Image, size: int, tile: int) -> np.ndarray:  # (n
     return np.stack([each.resize((size, size), resample) for each in tiles])
 
 # %% ../../nbs/images/tiles.ipynb #7a5fe091
-def join_squares(squares: torch.Tensor, width: int, height: int, tile: int) -> torch.Tensor:  # (n, C, S, S) → (C, H, W)
+def join_squares(squares, width: int, height: int, tile: int) -> torch.Tensor:  # (n, C, S, S) → (C, H, W)
     "Return probabilities of a whole picture from those of its tiles, float32; with `tile` 0 of the squeezed whole."
     if not tile: return F.interpolate(squares, (height, width), mode="bilinear", antialias=True)[0]
     inside = torch.arange(tile, device=squares.device) + 0.5  # pixels from one edge

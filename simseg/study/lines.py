@@ -58,7 +58,7 @@ def count_rows(study: dict) -> dict[Run, tuple[int, int]]:
 # %% ../../nbs/study/lines.ipynb #62e2d1fa
 @dataclass(frozen=True)
 class Pace:
-    "How long a stage takes, in seconds."
+    "Hold how long a stage takes, in seconds."
     image: float  # to train on one image
     epoch: float  # to validate an epoch and save it
 

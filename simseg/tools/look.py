@@ -277,7 +277,7 @@ PHOTOS = "photos.yaml"  # beside data.yaml: all photos of a set of which some ha
 
 @dataclass
 class Look:
-    "What `look` saw of a folder."
+    "Hold what `look` saw of a folder, to be shown, saved or written."
     folder: Path
     text: str
     proposed: dict[str, str]  # file → its lines; empty where the folder has a description
